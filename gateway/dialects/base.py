@@ -1,0 +1,115 @@
+"""What every dialect of the API is made of: values in, one engine call out.
+
+A dialect turns the parsed body of one public route into the one request the engine gets. It
+knows no HTTP, no keys and no clock; whatever it needs to know about the model it is handed as
+`ModelFacts`, whatever the operator chose as `FieldPolicy`.
+
+Rule: the body of an `EngineCall` is rebuilt from an allow-list. Nothing a client wrote reaches the
+engine unless a table row or a rebuild function let it through.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from gateway.errors import ApiError
+
+__all__ = ["Assembler", "Dialect", "EngineCall", "FieldPolicy", "ModelFacts"]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """What is known of the loaded model; `None` where the engine has not told (yet)."""
+
+    names: frozenset[str]
+    """Every name a client may use for the model, the alias included."""
+    alias: str
+    """The public name: what the engine is told and what replies carry."""
+    slots: int
+    """Requests the engine decodes at once; at least 1."""
+    context_tokens: int
+    """Tokens one slot holds, prompt and answer together; at least 1."""
+    vocab_size: int | None = None
+    embedding_size: int | None = None
+    vision: bool = False
+    audio: bool = False
+    embeddings: bool = False
+    """Whether the engine was started for `/v1/embeddings`."""
+    rerank: bool = False
+    """Whether the engine was started for `/v1/rerank`."""
+
+
+@dataclass(frozen=True, slots=True)
+class FieldPolicy:
+    """What the operator decided about request fields."""
+
+    unknown: Literal["drop", "reject"] = "drop"
+    """Fields no table knows: dropped and named, or refused with 400."""
+    allow: frozenset[str] = frozenset()
+    """Names of top-level fields to let through that the tables would drop or refuse."""
+    cache_prompt: bool = True
+    """False: the engine is told not to reuse what an earlier prompt left in its cache."""
+    max_tokens_cap: int | None = None
+    """Upper bound for the tokens of one answer; `None` leaves the slot's context as the bound."""
+    max_choices: int = 4
+    """Upper bound for `n`; the number of slots is one too."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineCall:
+    """One request to the engine, ready to send, and how its answer is to be read."""
+
+    path: str
+    """Path on the engine."""
+    body: bytes
+    """JSON, rebuilt from the allow-list."""
+    generates: bool
+    """The engine answers with an event stream; otherwise with one JSON body."""
+    stream: bool
+    """The client asked for events."""
+    include_usage: bool
+    """The client asked for the usage event (only with `stream`)."""
+    model: str
+    """The public model name, for logs and metrics."""
+    choices: int = 1
+    """Independent answers in the reply: `n` times the number of prompts."""
+    tasks: int = 1
+    """Pieces of work this makes in the engine (answers, inputs or documents); each wants a slot."""
+    max_tokens: int | None = None
+    """Most tokens one choice may have; `None` where nothing is generated."""
+    ignored: tuple[str, ...] = ()
+    """Names for `x-ignored-params`: printable ASCII without comma, bounded in count and length."""
+
+
+class Assembler(Protocol):
+    """Makes the JSON reply of a client that did not ask for a stream."""
+
+    def feed(self, events: bytes) -> None:
+        """Take whole events, as they came."""
+
+    def result(self) -> bytes:
+        """The JSON body, equal in content to the engine's own reply."""
+
+
+Build = Callable[[dict[str, Any], ModelFacts, FieldPolicy], EngineCall]
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """How one public route is spoken."""
+
+    name: str
+    """Closed set of words for metrics and logs."""
+    path: str
+    """The public path."""
+    build: Build
+    """Raises `ApiError` with a 4xx code and the exact `param`; nothing else."""
+    assembler: Callable[[EngineCall], Assembler] | None
+    """`None` where the engine's reply is passed on as it is."""
+    error_frame: Callable[[ApiError], bytes]
+    """The event that ends a begun stream."""
+
+    def __repr__(self) -> str:
+        return f"<Dialect {self.name} {self.path}>"
