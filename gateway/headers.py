@@ -1,0 +1,139 @@
+"""What a request head may look like, and which headers matter. Pure.
+
+aiohttp's C parser rejects what no HTTP message may contain; this module rejects what two HTTP
+implementations could read differently (the raw material of request smuggling), and reads the few
+headers we act on. Nothing of a client's head is ever sent to the engine, and nothing of the
+engine's head but the status and the content type comes back.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from gateway.errors import ApiError
+
+__all__ = ["Credential", "check_head", "content_is_json", "credential", "safe_request_id"]
+
+_SINGLE = frozenset(
+    (
+        b"authorization",
+        b"x-api-key",
+        b"api-key",
+        b"content-type",
+        b"content-length",
+        b"content-encoding",
+        b"transfer-encoding",
+        b"host",
+        b"expect",
+        b"idempotency-key",
+    )
+)
+_HOST = re.compile(rb"[A-Za-z0-9._~\-]+(:[0-9]{1,5})?|\[[0-9A-Fa-f:.%]+\](:[0-9]{1,5})?")
+_DIGITS = re.compile(rb"[0-9]{1,16}")
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_TOKEN = re.compile(r"[A-Za-z0-9._~+/=:-]{1,256}")
+
+
+def check_head(
+    version: tuple[int, int],
+    target: str,
+    raw_headers: Iterable[tuple[bytes, bytes]],
+    *,
+    block_limit_bytes: int = 32 << 10,
+) -> None:
+    """Reject a head that parsers could disagree about (RFC 9112 sections 2, 3, 5 and 6).
+
+    Raises:
+        ApiError: `invalid_http` (400), `http_version` (505) or `headers_too_large` (431).
+    """
+    if version not in ((1, 0), (1, 1)):
+        raise ApiError("http_version")
+    if "#" in target:
+        raise ApiError("invalid_http")
+    seen: set[bytes] = set()
+    size = 0
+    for name, value in raw_headers:
+        size += len(name) + len(value) + 4
+        lower = name.lower()
+        if lower not in _SINGLE:
+            continue
+        if lower in seen:
+            raise ApiError("invalid_http")
+        seen.add(lower)
+        _check_value(lower, value, version)
+    if size > block_limit_bytes:
+        raise ApiError("headers_too_large")
+    if b"transfer-encoding" in seen and b"content-length" in seen:
+        raise ApiError("invalid_http")
+
+
+def _check_value(lower: bytes, value: bytes, version: tuple[int, int]) -> None:
+    match lower:
+        case b"transfer-encoding":
+            good = value.lower() == b"chunked" and version == (1, 1)
+        case b"content-length":
+            good = bool(_DIGITS.fullmatch(value)) and int(value) <= 1 << 53
+        case b"host":
+            good = bool(_HOST.fullmatch(value))
+        case _:
+            good = True
+    if not good:
+        raise ApiError("invalid_http")
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """What a request presents; hidden from repr, because repr ends up in logs."""
+
+    value: str | None
+    """The token, or None when nothing usable was sent."""
+    reason: str = ""
+    """Why there is none: ``missing`` or ``malformed``."""
+
+    def __repr__(self) -> str:
+        return f"Credential({'present' if self.value else self.reason})"
+
+
+def credential(x_api_key: str | None, api_key: str | None, authorization: str | None) -> Credential:
+    """The key a request presents: ``X-API-Key``, then ``api-key``, then ``Authorization: Bearer``.
+
+    Platform proxies (RunPod's load balancer, Cloud Run) use Authorization for themselves; that is
+    why a dedicated header comes first, and why Authorization is not looked at when there is one.
+    """
+    for dedicated in (x_api_key, api_key):
+        if dedicated is not None:
+            return _token(dedicated)
+    if authorization is None:
+        return Credential(None, "missing")
+    scheme, space, token = authorization.partition(" ")
+    if not space or scheme.lower() != "bearer":
+        return Credential(None, "malformed")
+    return _token(token)
+
+
+def _token(text: str) -> Credential:
+    if _TOKEN.fullmatch(text):
+        return Credential(text)
+    return Credential(None, "malformed" if text else "missing")
+
+
+def safe_request_id(presented: str | None) -> str | None:
+    """The caller's request id when it is well-formed, else None."""
+    if presented is not None and _REQUEST_ID.fullmatch(presented):
+        return presented
+    return None
+
+
+def content_is_json(content_type: str | None) -> bool:
+    """Whether a body may be read as JSON.
+
+    A missing type is accepted: ``requests.post(data=...)`` and others send none.
+    """
+    if content_type is None:
+        return True
+    media, _, parameters = content_type.partition(";")
+    if media.strip().lower() != "application/json":
+        return False
+    return parameters.strip().lower().replace('"', "") in ("", "charset=utf-8")

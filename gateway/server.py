@@ -1,0 +1,307 @@
+"""The public listener: aiohttp's HTTP/1.1 protocol with the limits that it leaves open.
+
+aiohttp parses, keeps connections alive and runs one handler at a time on each. Added here, because
+its defaults are for friendly clients (behaviour of aiohttp 3.14, whose minor version is pinned for
+the sake of these hooks):
+
+- the head of a request must arrive within ``header_timeout_s`` in all, byte by byte or not, and in
+  ``header_block_bytes``; a connection that sends nothing is closed after the same time;
+- a reader that accepts nothing for ``client_stall_s`` while our buffer is full is cut;
+- what the parser rejects is answered in our JSON and never logged with its bytes: the raw line may
+  hold somebody's key;
+- connections are bounded, in total and for each address;
+- no ``Server`` header.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiohttp.abc import AbstractStreamWriter
+from aiohttp.http_exceptions import LineTooLong
+from aiohttp.http_parser import RawRequestMessage
+from aiohttp.streams import StreamReader
+from aiohttp.web_protocol import RequestHandler
+from aiohttp.web_request import BaseRequest
+from aiohttp.web_response import Response, StreamResponse
+from aiohttp.web_server import Server
+
+from gateway.errors import ApiError
+
+__all__ = ["FrontProtocol", "FrontRequest", "FrontServer", "ServerLimits"]
+
+_log = logging.getLogger(__name__)
+
+Handler = Callable[[Any], Awaitable[StreamResponse]]
+Rejected = Callable[["FrontRequest", ApiError], Response]
+
+
+@dataclass(frozen=True, slots=True)
+class ServerLimits:
+    """Bounds on connections and request heads. Times in seconds, sizes in bytes."""
+
+    header_timeout_s: float = 10.0
+    keepalive_s: float = 75.0
+    request_line_bytes: int = 8190
+    header_line_bytes: int = 8190
+    headers: int = 100
+    header_block_bytes: int = 32 << 10
+    stream_buffer_bytes: int = 4 << 20
+    client_stall_s: float = 30.0
+    connections: int = 10_000
+    connections_per_address: int = 256
+    trusted_peers: frozenset[str] = field(default_factory=frozenset)
+    """Peers exempt from the bound for each address: proxies in front of us."""
+
+
+class FrontRequest(BaseRequest):
+    """A request whose reply carries no product header."""
+
+    async def _prepare_hook(self, response: StreamResponse) -> None:
+        response.headers.pop("Server", None)
+
+    @property
+    def front(self) -> FrontProtocol:
+        """The connection this request came over."""
+        protocol = self.protocol
+        assert isinstance(protocol, FrontProtocol)
+        return protocol
+
+
+class FrontProtocol(RequestHandler):
+    """One client connection."""
+
+    __slots__ = (
+        "_drain_listener",
+        "_front",
+        "_head_bytes",
+        "_head_timer",
+        "_last_payload",
+        "_peer",
+        "_stall_timer",
+    )
+
+    def __init__(self, front: FrontServer, **kwargs: Any) -> None:
+        super().__init__(front, **kwargs)
+        self._front = front
+        self._head_bytes = 0
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._stall_timer: asyncio.TimerHandle | None = None
+        self._last_payload: StreamReader | None = None
+        self._drain_listener: Callable[[bool], None] | None = None
+        self._peer = ""
+
+    # -- connections
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        assert isinstance(transport, asyncio.Transport)
+        peer = transport.get_extra_info("peername")
+        self._peer = peer[0] if isinstance(peer, tuple) else "local"
+        high = self._front.limits.stream_buffer_bytes
+        transport.set_write_buffer_limits(high=high, low=max(high - (64 << 10), 0))
+        if not self._front.admit(self._peer):
+            transport.abort()
+            return
+        self._arm_head_timer()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._front.forget(self._peer)
+        self._disarm_head_timer()
+        if self._stall_timer is not None:
+            self._stall_timer.cancel()
+        self._drain_listener = None
+        super().connection_lost(exc)
+
+    # -- request heads
+
+    def data_received(self, data: bytes) -> None:
+        last = self._last_payload
+        in_body = last is not None and not last.is_eof()
+        waiting = len(self._messages)
+        super().data_received(data)
+        if len(self._messages) > waiting:
+            self._last_payload = self._messages[-1][1]
+            self._head_bytes = 0
+            self._disarm_head_timer()
+        elif data and not in_body:
+            self._head_bytes += len(data)
+            self._arm_head_timer()
+            if self._head_bytes > self._front.limits.header_block_bytes:
+                self._refuse_head(ApiError("headers_too_large"))
+
+    def _arm_head_timer(self) -> None:
+        if self._head_timer is None:
+            timeout_s = self._front.limits.header_timeout_s
+            self._head_timer = self._loop.call_later(timeout_s, self._head_is_late)
+
+    def _disarm_head_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _head_is_late(self) -> None:
+        self._head_timer = None
+        if self._request_in_progress or self._messages:
+            # The next request's head waits behind a running one; its sender may be waiting too.
+            self._arm_head_timer()
+        elif self._head_bytes:
+            self._refuse_head(ApiError("request_timeout"))
+        else:
+            self.force_close()
+
+    def _refuse_head(self, error: ApiError) -> None:
+        """Answer a head that never became a request, then close."""
+        transport = self.transport
+        if transport is None:
+            return
+        if not self._request_in_progress and not self._messages:
+            transport.write(self._front.raw_refusal(error))
+        self.force_close()
+
+    # -- what the parser rejects
+
+    def handle_error(
+        self,
+        request: BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> StreamResponse:
+        """Answer what aiohttp could not parse or what escaped a handler, without quoting it."""
+        error = _as_api_error(status, exc)
+        if status == 500:
+            _log.error("request handler failed: %s", type(exc).__name__, exc_info=exc)
+        if request.writer.output_size > 0:
+            raise ConnectionError("the reply has begun; nothing else can be said")
+        assert isinstance(request, FrontRequest)
+        response = self._front.rejected(request, error)
+        response.force_close()
+        return response
+
+    # -- slow readers
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self._drain_listener is not None:
+            self._drain_listener(True)
+        self._stall_timer = self._loop.call_later(
+            self._front.limits.client_stall_s, self._client_stalled
+        )
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._stall_timer is not None:
+            self._stall_timer.cancel()
+            self._stall_timer = None
+        if self._drain_listener is not None:
+            self._drain_listener(False)
+
+    def on_drain(self, listener: Callable[[bool], None] | None) -> None:
+        """Tell *listener* True when our buffer is full, False when there is room again."""
+        self._drain_listener = listener
+
+    def _client_stalled(self) -> None:
+        self._stall_timer = None
+        self._front.stalled()
+        if self.transport is not None:
+            self.transport.abort()
+
+
+class FrontServer(Server):
+    """Makes and counts the connections of the public port.
+
+    Args:
+        handler: Answers one request.
+        rejected: Makes the reply for what never became a request.
+        stalled: Called for each reader that was cut.
+        limits: See `ServerLimits`.
+    """
+
+    def __init__(
+        self,
+        handler: Handler,
+        *,
+        rejected: Rejected,
+        stalled: Callable[[], None],
+        limits: ServerLimits,
+    ) -> None:
+        super().__init__(handler, request_factory=self._front_request, handler_cancellation=True)
+        self.limits = limits
+        self.rejected = rejected
+        self.stalled = stalled
+        self._addresses: Counter[str] = Counter()
+        self.open_connections = 0
+        self._options: dict[str, Any] = {
+            "keepalive_timeout": limits.keepalive_s,
+            "max_line_size": limits.request_line_bytes,
+            "max_field_size": limits.header_line_bytes,
+            "max_headers": limits.headers,
+            "lingering_time": 1.0,
+            "auto_decompress": False,
+            "access_log": None,
+        }
+
+    def __call__(self) -> RequestHandler:
+        """Make the protocol of a new connection."""
+        return FrontProtocol(self, loop=self._loop, **self._options)
+
+    def __repr__(self) -> str:
+        return f"<FrontServer {self.open_connections} connections>"
+
+    def admit(self, peer: str) -> bool:
+        """Count a connection in; False when it is one too many."""
+        self._addresses[peer] += 1
+        self.open_connections += 1
+        if self.open_connections > self.limits.connections:
+            return False
+        if peer in self.limits.trusted_peers:
+            return True
+        return self._addresses[peer] <= self.limits.connections_per_address
+
+    def forget(self, peer: str) -> None:
+        """Count a connection out."""
+        self.open_connections -= 1
+        self._addresses[peer] -= 1
+        if self._addresses[peer] <= 0:
+            del self._addresses[peer]
+
+    def close_idle(self) -> None:
+        """Close connections that wait for a next request; busy ones close after their reply."""
+        self.pre_shutdown()
+
+    def raw_refusal(self, error: ApiError) -> bytes:
+        """A whole reply for a head that was never parsed."""
+        body = error.body()
+        return (
+            f"HTTP/1.1 {error.status} {error.code}\r\nContent-Type: application/json\r\n"
+            f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+        ).encode() + body
+
+    def _front_request(
+        self,
+        message: RawRequestMessage,
+        payload: StreamReader,
+        protocol: RequestHandler,
+        writer: AbstractStreamWriter,
+        task: asyncio.Task[None],
+    ) -> FrontRequest:
+        return FrontRequest(message, payload, protocol, writer, task, self._loop)
+
+
+def _as_api_error(status: int, exc: BaseException | None) -> ApiError:
+    if isinstance(exc, ApiError):
+        return exc
+    if status == 500:
+        return ApiError("internal_error", close=True)
+    if isinstance(exc, LineTooLong):
+        line = exc.args[0] if exc.args else b""
+        return ApiError("uri_too_long" if bytes(line[:1]) == b"/" else "headers_too_large")
+    if exc is not None and "Too many headers" in str(exc):
+        return ApiError("headers_too_large")
+    return ApiError("invalid_http")
