@@ -1,0 +1,352 @@
+import signal
+
+import pytest
+
+from backend.events import (
+    AlarmRang,
+    Exited,
+    Probe,
+    ProbeNotYet,
+    ProbePassed,
+    Served,
+    Signal,
+    Spawn,
+    Spawned,
+    SpawnFailed,
+    StartAsked,
+    StopAsked,
+    Tidy,
+)
+from backend.exits import ExitCause, ExitFacts, ExitReport, classify, describe
+from backend.states import (
+    TABLE,
+    EngineProps,
+    EngineState,
+    Failure,
+    IllegalTransition,
+    Machine,
+    Phase,
+    SupervisorSettings,
+    advance,
+    backoff_s,
+    snapshot_of,
+)
+
+SETTINGS = SupervisorSettings(
+    load_timeout_s=100,
+    stop_grace_s=10,
+    reap_timeout_s=5,
+    backoff_first_s=1,
+    backoff_cap_s=60,
+    jitter=0.2,
+    crash_budget=5,
+    crash_window_s=300,
+    settled_after_s=600,
+    probe_interval_s=0.5,
+)
+PROPS = EngineProps(slots=2, context_tokens=512)
+CRASH = ExitReport(ExitCause.SEGV, -signal.SIGSEGV)
+CLEAN = ExitReport(ExitCause.CLEAN, 0)
+EVEN = 0.5  # the roll that adds no jitter
+
+
+class Script:
+    """Feeds events one by one and remembers what the machine wanted done."""
+
+    def __init__(self):
+        self.machine = Machine(settings=SETTINGS)
+        self.actions = ()
+
+    def __call__(self, event, now=0.0):
+        self.machine, self.actions = advance(self.machine, event, now)
+        return self.actions
+
+    @property
+    def phase(self):
+        return self.machine.phase
+
+    def spawned(self, now=0.0):
+        return self(Spawned(self.machine.generation, 4242), now)
+
+    def ready(self, now=0.0):
+        return self(ProbePassed(self.machine.generation, PROPS), now)
+
+    def crashed(self, now=0.0, roll=EVEN):
+        return self(Exited(self.machine.generation, CRASH, roll), now)
+
+    def exited(self, now=0.0):
+        return self(Exited(self.machine.generation, CLEAN, EVEN), now)
+
+
+@pytest.fixture
+def script():
+    return Script()
+
+
+@pytest.fixture
+def loading(script):
+    script(StartAsked())
+    script.spawned()
+    return script
+
+
+@pytest.fixture
+def ready(loading):
+    loading.ready()
+    return loading
+
+
+def test_the_way_to_ready(script):
+    assert script(StartAsked(), 1.0) == (Spawn(1),)
+    assert script.machine.state is EngineState.STARTING
+    assert script.spawned(1.1) == (Probe(1, 0.0),)
+    assert script.machine.state is EngineState.LOADING
+    assert script(ProbeNotYet(1), 1.2) == (Probe(1, 0.5),)
+    assert script.ready(3.0) == ()
+    snapshot = snapshot_of(script.machine, ("last line",))
+    assert snapshot.state is EngineState.READY
+    assert snapshot.since_s == 3.0
+    assert (snapshot.pid, snapshot.generation, snapshot.restarts) == (4242, 1, 0)
+    assert snapshot.props == PROPS
+    assert snapshot.ready_ever
+    assert snapshot.output_tail == ("last line",)
+
+
+def test_an_event_without_an_entry_names_state_and_event(loading):
+    with pytest.raises(IllegalTransition, match="StartAsked cannot happen in LOADING"):
+        loading(StartAsked())
+
+
+def test_every_entry_of_the_table_gives_a_state(script):
+    """No rule may raise, whatever the numbers: the owner of the machine would die with it."""
+    events = {
+        StartAsked: StartAsked(),
+        StopAsked: StopAsked(),
+        AlarmRang: AlarmRang(),
+        Spawned: Spawned(7, 1),
+        SpawnFailed: SpawnFailed(7, CRASH, 0.0),
+        ProbePassed: ProbePassed(7, PROPS),
+        ProbeNotYet: ProbeNotYet(7),
+        Served: Served(7),
+        Exited: Exited(7, CRASH, 0.9),
+    }
+    for phase, kind in TABLE:
+        machine = Machine(settings=SETTINGS, phase=phase, generation=7, live=7, alarm_s=0.0)
+        after, _ = advance(machine, events[kind], 1.0)
+        assert isinstance(after.state, EngineState)
+
+
+def test_every_living_phase_can_be_stopped_and_survives_a_death():
+    living = (Phase.LOADING, Phase.READY, Phase.EVICTING, Phase.STOPPING)
+    assert all((phase, Exited) in TABLE for phase in (*living, Phase.FAILED))
+    assert all((phase, StopAsked) in TABLE for phase in Phase)
+
+
+def test_late_answers_of_a_dead_process_change_nothing(ready):
+    ready.crashed(10.0)
+    ready(AlarmRang(), 10.0)
+    before = ready.machine
+    assert ready(ProbePassed(1, PROPS), 10.0) == ()
+    assert ready(Served(1), 10.0) == ()
+    assert ready(Exited(1, CRASH, EVEN), 10.0) == ()
+    assert ready.machine == before
+
+
+def test_an_alarm_that_is_not_due_is_dropped(loading):
+    before = loading.machine
+    assert loading(AlarmRang(), 99.9) == ()
+    assert loading.machine == before
+
+
+def test_a_crash_is_followed_by_a_restart_at_once(ready):
+    assert ready.crashed(50.0) == (Tidy(),)
+    assert ready.machine.state is EngineState.RESTARTING
+    assert ready.machine.alarm_s == 50.0
+    assert ready(AlarmRang(), 50.0) == (Spawn(2),)
+    snapshot = snapshot_of(ready.machine)
+    assert snapshot.restarts == 1
+    assert snapshot.last_exit == "segv (SIGSEGV)"
+    assert snapshot.props is None
+
+
+def test_waits_grow_and_are_bounded():
+    waits = [backoff_s(SETTINGS, streak, EVEN) for streak in range(1, 11)]
+    assert waits == [0, 1, 2, 4, 8, 16, 32, 60, 60, 60]
+    assert backoff_s(SETTINGS, 5000, EVEN) == 60
+
+
+def test_jitter_stays_within_its_share():
+    assert backoff_s(SETTINGS, 3, 0.0) == pytest.approx(1.6)
+    assert backoff_s(SETTINGS, 3, 0.999999) == pytest.approx(2.4, rel=1e-4)
+
+
+def crash_loop(script, count, at_s):
+    for _ in range(count):
+        script.crashed(at_s)
+        if script.phase is Phase.FAILED:
+            return
+        at_s = script.machine.alarm_s
+        script(AlarmRang(), at_s)
+        script.spawned(at_s)
+
+
+def test_a_crash_loop_ends_in_failed(loading):
+    crash_loop(loading, 4, 0.0)
+    assert loading.phase is Phase.LOADING
+    crash_loop(loading, 1, 8.0)
+    assert loading.phase is Phase.FAILED
+    assert loading.machine.failure is Failure.CRASH_LOOP
+    assert loading.machine.at_rest
+    assert loading.machine.alarm_s is None
+
+
+def test_a_served_request_clears_the_crash_budget_but_not_the_wait(loading):
+    crash_loop(loading, 4, 0.0)
+    loading.ready(10.0)
+    loading(Served(loading.machine.generation), 11.0)
+    loading.crashed(12.0)
+    assert loading.phase is Phase.BACKOFF
+    assert loading.machine.alarm_s == 12.0 + 8
+
+
+def test_old_deaths_do_not_count(loading):
+    crash_loop(loading, 4, 0.0)
+    loading.crashed(400.0)
+    assert loading.phase is Phase.BACKOFF
+
+
+def test_quiet_service_forgets_earlier_restarts(loading):
+    crash_loop(loading, 3, 0.0)
+    loading.ready(10.0)
+    assert loading.machine.alarm_s == 610.0
+    loading(AlarmRang(), 610.0)
+    assert loading.phase is Phase.READY
+    loading.crashed(700.0)
+    assert loading.machine.alarm_s == 700.0
+
+
+def test_a_load_that_takes_too_long_is_killed_and_tried_once_more(loading):
+    assert loading(AlarmRang(), 100.0) == (Signal(signal.SIGKILL),)
+    assert loading.machine.state is EngineState.RESTARTING
+    loading(ProbeNotYet(1), 100.0)
+    loading.crashed(100.1)
+    loading(AlarmRang(), 100.1)
+    loading.spawned(100.1)
+    loading(AlarmRang(), 200.1)
+    loading.crashed(200.2)
+    assert loading.phase is Phase.FAILED
+    assert loading.machine.failure is Failure.LOAD_TIMEOUT
+
+
+def test_a_load_that_succeeds_forgives_one_that_did_not(loading):
+    loading(AlarmRang(), 100.0)
+    loading.crashed(100.0)
+    loading(AlarmRang(), 100.0)
+    loading.spawned(100.0)
+    loading.ready(101.0)
+    assert loading.machine.load_timeouts == 0
+
+
+def test_a_process_that_cannot_be_made_counts_as_a_death(script):
+    script(StartAsked())
+    report = ExitReport(ExitCause.LOAD_ERROR, 127)
+    assert script(SpawnFailed(1, report, EVEN)) == (Tidy(),)
+    assert script.phase is Phase.BACKOFF
+
+
+def test_an_orderly_stop(ready):
+    assert ready(StopAsked(), 20.0) == (Signal(signal.SIGTERM),)
+    assert ready.machine.state is EngineState.STOPPING
+    assert ready(StopAsked(), 21.0) == ()
+    assert ready.exited(22.0) == (Tidy(),)
+    assert ready.machine.state is EngineState.STOPPED
+    assert ready.machine.at_rest
+    assert ready(StopAsked(), 23.0) == ()
+
+
+def test_a_process_that_ignores_sigterm_costs_the_grace_and_no_more(ready):
+    ready(StopAsked(), 20.0)
+    assert ready(AlarmRang(), 30.0) == (Signal(signal.SIGKILL),)
+    ready.crashed(30.1)
+    assert ready.machine.state is EngineState.STOPPED
+
+
+def test_a_process_that_survives_sigkill_is_given_up_and_still_watched(ready):
+    ready(StopAsked(), 20.0)
+    ready(AlarmRang(), 30.0)
+    ready(AlarmRang(), 35.0)
+    assert ready.machine.state is EngineState.FAILED
+    assert ready.machine.failure is Failure.NOT_REAPED
+    assert not ready.machine.at_rest
+    assert ready.crashed(90.0) == (Tidy(),)
+    assert ready.machine.at_rest
+    assert ready.machine.state is EngineState.FAILED
+
+
+def test_a_stop_during_the_wait_starts_nothing(ready):
+    ready.crashed(10.0)
+    assert ready(StopAsked(), 10.0) == (Tidy(),)
+    assert ready.machine.state is EngineState.STOPPED
+    assert ready.machine.alarm_s is None
+
+
+def test_a_stop_during_the_spawn_ends_the_newborn(script):
+    script(StartAsked())
+    assert script(StopAsked()) == ()
+    assert script.spawned(1.0) == (Signal(signal.SIGTERM),)
+    assert script.machine.alarm_s == 11.0
+    script.exited(2.0)
+    assert script.machine.state is EngineState.STOPPED
+
+
+def test_a_stop_while_being_killed_means_no_restart(loading):
+    loading(AlarmRang(), 100.0)
+    assert loading(StopAsked(), 100.0) == ()
+    loading.crashed(101.0)
+    assert loading.machine.state is EngineState.STOPPED
+
+
+def test_a_stopped_engine_can_be_started_again(ready):
+    ready(StopAsked(), 1.0)
+    ready.exited(2.0)
+    assert ready(StartAsked(), 3.0) == (Spawn(2),)
+    assert ready.machine.restarts == 0
+
+
+def test_snapshot_tells_when_the_next_start_is_due(ready):
+    ready.crashed(10.0)
+    assert snapshot_of(ready.machine).next_start_s == 10.0
+    ready(AlarmRang(), 10.0)
+    assert snapshot_of(ready.machine).next_start_s is None
+
+
+@pytest.mark.parametrize(
+    ("facts", "cause"),
+    [
+        (ExitFacts(0), ExitCause.CLEAN),
+        (ExitFacts(-11), ExitCause.SEGV),
+        (ExitFacts(-6), ExitCause.ABORT),
+        (ExitFacts(-9), ExitCause.OOM),
+        (ExitFacts(-9, signals_sent=frozenset({9})), ExitCause.SIGNAL),
+        (ExitFacts(-15, signals_sent=frozenset({15})), ExitCause.SIGNAL),
+        (ExitFacts(-15), ExitCause.SIGNAL),
+        (ExitFacts(-11, oom_kills=1), ExitCause.OOM),
+        (ExitFacts(1), ExitCause.LOAD_ERROR),
+        (ExitFacts(127), ExitCause.LOAD_ERROR),
+        (ExitFacts(1, last_lines=("couldn't bind HTTP server socket",)), ExitCause.PORT_IN_USE),
+        (ExitFacts(1, was_ready=True), ExitCause.ERROR),
+        (ExitFacts(-9, evicted_for=ExitCause.LOAD_TIMEOUT), ExitCause.LOAD_TIMEOUT),
+        (ExitFacts(-40), ExitCause.SIGNAL),
+    ],
+)
+def test_causes_of_death_are_told_apart(facts, cause):
+    assert classify(facts).cause is cause
+
+
+def test_exit_status_in_words():
+    assert [describe(code) for code in (0, 70, -9, -63)] == [
+        "exit code 0",
+        "exit code 70",
+        "SIGKILL",
+        "signal 63",
+    ]
