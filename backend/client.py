@@ -229,6 +229,8 @@ class _Connection(asyncio.Protocol):
             self._reusable = False
         elif self._exchange is not None:
             self._ended = True
+            # Asked here, because the parser forgets the answer when the callback returns.
+            self._reusable = self._reusable and self._parser.should_keep_alive()
 
     # -- used by Exchange and EngineClient
 
@@ -267,7 +269,7 @@ class _Connection(asyncio.Protocol):
 
     def _finish(self) -> None:
         exchange, self._exchange = self._exchange, None
-        if self._reusable and self._parser.should_keep_alive():
+        if self._reusable:
             self.resume_reading()
             self._client._release(self)
         else:
