@@ -70,7 +70,7 @@ class Admission:
         self._max_wait_s = max_wait_s
         self._waiting: deque[_Waiter] = deque()
         self._capacity = 0
-        self._closed: ApiError | None = None
+        self._closed: tuple[str, float | None] | None = None
         self.taken = 0
         self.in_flight = 0
 
@@ -85,35 +85,36 @@ class Admission:
     @property
     def full(self) -> bool:
         """Whether the next request would be refused."""
-        return self._capacity - self.taken <= 0 and self.queued >= self._max_queue
+        return not self._fits(1) and self.queued >= self._max_queue
 
     def set_capacity(self, slots: int) -> None:
         """Set how many slots there are; 0 while the engine does not serve."""
         self._capacity = slots
         self._let_in()
 
-    def close(self, error: ApiError) -> None:
-        """Refuse from now on, those who wait included, with *error*."""
-        self._closed = error
+    def close(self, code: str, *, retry_after_s: float | None = None) -> None:
+        """Refuse from now on, those who wait included, with an `ApiError` of *code*."""
+        self._closed = (code, retry_after_s)
         waiting, self._waiting = self._waiting, deque()
         for waiter in waiting:
             if not waiter.turn.done():
-                waiter.turn.set_exception(error)
+                waiter.turn.set_exception(ApiError(code, retry_after_s=retry_after_s))
 
     def reopen(self) -> None:
         """Take requests again."""
         self._closed = None
 
     async def slots(self, count: int = 1) -> Lease:
-        """Wait for *count* slots.
+        """Wait for *count* slots; 0 waits only for an engine that serves.
 
         Raises:
             ApiError: The queue is full (`server_overloaded`, or `rate_limit_exceeded` when
                 waiting is off), the wait was too long (`queue_timeout`), or the door is closed.
         """
         if self._closed is not None:
-            raise self._closed
-        if not self._waiting and self.taken + count <= self._capacity:
+            code, retry_after_s = self._closed
+            raise ApiError(code, retry_after_s=retry_after_s)
+        if self._fits(count) and (count == 0 or not self._waiting):
             return self._take(count, 0.0)
         if self.queued >= self._max_queue:
             code = "server_overloaded" if self._max_queue else "rate_limit_exceeded"
@@ -136,6 +137,9 @@ class Admission:
             raise
         return Lease(self, count, loop.time() - started_s)
 
+    def _fits(self, count: int) -> bool:
+        return self._capacity > 0 and self.taken + count <= self._capacity
+
     def _take(self, count: int, waited_s: float) -> Lease:
         self.taken += count
         self.in_flight += 1
@@ -155,7 +159,7 @@ class Admission:
             self._let_in()
 
     def _let_in(self) -> None:
-        while self._waiting and self.taken + self._waiting[0].slots <= self._capacity:
+        while self._waiting and self._fits(self._waiting[0].slots):
             waiter = self._waiting.popleft()
             if not waiter.turn.done():
                 self.taken += waiter.slots
