@@ -1,0 +1,30 @@
+"""The dialects the API port speaks, by public path.
+
+A route that is not here does not exist: nothing is forwarded by its own path.
+"""
+
+from gateway.dialects.base import (
+    Assembler,
+    Dialect,
+    EngineCall,
+    FieldPolicy,
+    ModelFacts,
+)
+from gateway.dialects.chat import CHAT_DIALECT
+from gateway.dialects.completions import COMPLETIONS_DIALECT
+from gateway.dialects.counting import CHAT_COUNT_DIALECT
+from gateway.dialects.embeddings import EMBEDDINGS_DIALECT
+from gateway.dialects.rerank import RERANK_DIALECT
+
+__all__ = ["DIALECTS", "Assembler", "Dialect", "EngineCall", "FieldPolicy", "ModelFacts"]
+
+DIALECTS: dict[str, Dialect] = {
+    dialect.path: dialect
+    for dialect in (
+        CHAT_DIALECT,
+        COMPLETIONS_DIALECT,
+        EMBEDDINGS_DIALECT,
+        RERANK_DIALECT,
+        CHAT_COUNT_DIALECT,
+    )
+}

@@ -1,0 +1,200 @@
+"""POST /v1/chat/completions: OpenAI's chat in, the engine's chat out.
+
+Generation is always streamed from the engine, with progress events: only then does it notice at
+once that nobody listens any more.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+
+from gateway.dialects.base import Assembler, Dialect, EngineCall, FieldPolicy, ModelFacts
+from gateway.dialects.common import check_model, choices, stream_wishes, token_limit
+from gateway.errors import ApiError, sse_error_frame
+from gateway.fields import CHAT, Sifted, printable, sift
+from gateway.fields.kinds import wrong_type, wrong_value
+from gateway.messages import rebuild
+from gateway.schema_guard import check_schema
+from gateway.tools import tool_fields
+
+__all__ = ["CHAT_DIALECT", "build", "prompt_fields"]
+
+_PATH = "/v1/chat/completions"
+
+_EFFORTS = {"none", "minimal", "low", "medium", "high", "xhigh"}
+_TEMPLATE_FLAGS = {
+    "enable_thinking",
+    "thinking",
+    "preserve_thinking",
+    "clear_thinking",
+    "add_vision_id",
+}
+_TEMPLATE_SCALARS = {"reasoning_effort", "thinking_budget", "date_string", "model_identity"}
+_MAX_TEMPLATE_KEYS = 16
+_MAX_TEMPLATE_CHARS = 256
+
+
+def build(body: dict[str, Any], facts: ModelFacts, policy: FieldPolicy) -> EngineCall:
+    """
+    Make the engine's chat request.
+
+    Raises:
+        ApiError: 400 or 404, with the exact field.
+    """
+    sifted = sift(body, CHAT, facts, policy)
+    translate = sifted.translate
+    out = prompt_fields(sifted, facts, policy)
+    out.update(sifted.forward)
+    _refuse_modalities(translate.get("modalities"))
+    _set_logprobs(out, translate)
+    _set_response_format(out, translate.get("response_format"))
+    _check_together(out)
+    stream, include_usage = stream_wishes(translate)
+    wanted = choices(translate, facts, policy)
+    if wanted > 1:
+        out["n"] = wanted
+    limit = token_limit(translate, facts, policy, default=None)
+    out["max_tokens"] = limit
+    if not policy.cache_prompt:
+        out["cache_prompt"] = False
+    out["stream"] = True
+    # A reply that is assembled here needs the usage as well.
+    out["stream_options"] = {"include_usage": include_usage or not stream}
+    out["return_progress"] = True
+    return EngineCall(
+        path=_PATH,
+        body=orjson.dumps(out),
+        generates=True,
+        stream=stream,
+        include_usage=include_usage,
+        model=facts.alias,
+        choices=wanted,
+        tasks=wanted,
+        max_tokens=limit,
+        ignored=sifted.ignored_names(),
+    )
+
+
+def prompt_fields(sifted: Sifted, facts: ModelFacts, policy: FieldPolicy) -> dict[str, Any]:
+    """The fields that make up the prompt: what counting tokens has in common with chat."""
+    translate = sifted.translate
+    check_model(translate, facts)
+    out: dict[str, Any] = {
+        "model": facts.alias,
+        "messages": rebuild(translate.get("messages"), facts),
+    }
+    out.update(tool_fields(translate))
+    _set_reasoning(out, sifted, policy)
+    return out
+
+
+def _set_reasoning(out: dict[str, Any], sifted: Sifted, policy: FieldPolicy) -> None:
+    effort = sifted.translate.get("reasoning_effort")
+    if effort is not None:
+        if isinstance(effort, str) and effort in _EFFORTS:
+            out["reasoning_effort"] = effort
+        else:
+            sifted.ignored.append("reasoning_effort")
+    asked = sifted.translate.get("chat_template_kwargs")
+    if asked is None:
+        return
+    if not isinstance(asked, dict):
+        raise wrong_type("chat_template_kwargs", "an object")
+    if len(asked) > _MAX_TEMPLATE_KEYS:
+        raise wrong_value("chat_template_kwargs", f"at most {_MAX_TEMPLATE_KEYS} keys long")
+    known: dict[str, Any] = {}
+    for name, value in asked.items():
+        if value is None:
+            continue
+        # Any other name could replace what the template is given by the engine itself.
+        if not _template_value(name, value, policy):
+            sifted.ignored.append(f"chat_template_kwargs.{name}")
+        else:
+            known[name] = value
+    if known:
+        out["chat_template_kwargs"] = known
+
+
+def _template_value(name: str, value: Any, policy: FieldPolicy) -> bool:
+    """Whether a template argument may pass."""
+    at = f"chat_template_kwargs.{printable(name)}"
+    if name in _TEMPLATE_FLAGS:
+        if not isinstance(value, bool):
+            raise wrong_type(at, "a boolean")
+        return True
+    if name not in _TEMPLATE_SCALARS and f"chat_template_kwargs.{name}" not in policy.allow:
+        return False
+    if not isinstance(value, str | int | float):
+        raise wrong_type(at, "a string, a number or a boolean")
+    if isinstance(value, str) and len(value) > _MAX_TEMPLATE_CHARS:
+        raise wrong_value(at, f"at most {_MAX_TEMPLATE_CHARS} characters long")
+    return True
+
+
+def _refuse_modalities(modalities: Any) -> None:
+    if modalities is None:
+        return
+    if not isinstance(modalities, list):
+        raise wrong_type("modalities", "a list")
+    if any(modality != "text" for modality in modalities):
+        raise ApiError("unsupported_parameter", "Answers are text only.", param="modalities")
+
+
+def _set_logprobs(out: dict[str, Any], translate: dict[str, Any]) -> None:
+    top: int = translate.get("top_logprobs", 0)
+    if translate.get("logprobs"):
+        out["logprobs"] = True
+        # Without a number the engine sends 20 for each token, with 0 none at all.
+        out["top_logprobs"] = max(1, top)
+    elif top:
+        raise wrong_value("top_logprobs", "absent unless 'logprobs' is true")
+
+
+def _set_response_format(out: dict[str, Any], wanted: Any) -> None:
+    if wanted is None:
+        return
+    if not isinstance(wanted, dict):
+        raise wrong_type("response_format", "an object")
+    kind = wanted.get("type")
+    if kind == "text":
+        return
+    if kind == "json_object":
+        out["response_format"] = {"type": kind}
+        schema = wanted.get("schema")
+        if schema is not None:
+            out["response_format"]["schema"] = check_schema(schema, "response_format.schema")
+        return
+    if kind != "json_schema":
+        raise wrong_value("response_format.type", "'text', 'json_object' or 'json_schema'")
+    inner = wanted.get("json_schema")
+    if not isinstance(inner, dict):
+        raise wrong_type("response_format.json_schema", "an object")
+    schema = inner.get("schema")
+    param = "response_format.json_schema.schema"
+    checked = {} if schema is None else check_schema(schema, param)
+    out["response_format"] = {"type": kind, "json_schema": {"schema": checked}}
+
+
+def _check_together(out: dict[str, Any]) -> None:
+    """Refuse what the engine refuses only in combination."""
+    if "tools" in out and "logprobs" in out:
+        raise ApiError(
+            "unsupported_parameter", "'logprobs' cannot be had with tools.", param="logprobs"
+        )
+    if "grammar" in out and ("tools" in out or "response_format" in out):
+        raise ApiError(
+            "unsupported_parameter",
+            "'grammar' cannot be combined with tools or response_format.",
+            param="grammar",
+        )
+
+
+def _assembler(call: EngineCall) -> Assembler:
+    from gateway.assemble import ChatAssembler
+
+    return ChatAssembler(call.choices)
+
+
+CHAT_DIALECT = Dialect("chat", _PATH, build, _assembler, sse_error_frame)

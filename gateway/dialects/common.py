@@ -1,0 +1,159 @@
+"""What the dialects share: the model's name, token limits, prompts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gateway.dialects.base import FieldPolicy, ModelFacts
+from gateway.errors import ApiError
+from gateway.fields import printable
+from gateway.fields.kinds import as_integer, wrong_type, wrong_value
+
+__all__ = [
+    "check_model",
+    "choices",
+    "stream_wishes",
+    "texts_or_tokens",
+    "token_limit",
+]
+
+_LIMIT_NAMES = ("max_tokens", "max_completion_tokens", "n_predict")
+
+
+def check_model(translate: dict[str, Any], facts: ModelFacts) -> None:
+    """
+    Refuse a name that is not the loaded model's.
+
+    An absent name is accepted: there is one model, and people with curl leave it out.
+
+    Raises:
+        ApiError: 404 `model_not_found`.
+    """
+    name = translate.get("model")
+    if name is None or name in facts.names or name == facts.alias:
+        return
+    raise ApiError(
+        "model_not_found",
+        f"The model `{printable(name)}` does not exist.",
+        param="model",
+        hint="GET /v1/models lists what is there.",
+    )
+
+
+def token_limit(
+    translate: dict[str, Any], facts: ModelFacts, policy: FieldPolicy, *, default: int | None
+) -> int:
+    """
+    The one limit the engine gets: the smallest of what was asked, bounded by context and policy.
+
+    Args:
+        translate: The translated fields; -1 counts as absent in each of the three.
+        facts: Gives the slot's context.
+        policy: May hold a lower bound.
+        default: Tokens when no limit was asked; `None` for as many as fit.
+
+    Raises:
+        ApiError: 400 for zero and for numbers below -1.
+    """
+    highest = facts.context_tokens
+    if policy.max_tokens_cap is not None:
+        highest = min(highest, policy.max_tokens_cap)
+    limit: int | None = None
+    for name in _LIMIT_NAMES:
+        asked = translate.get(name)
+        if asked is None or asked == -1:
+            continue
+        if asked < 1:
+            raise wrong_value(name, "at least 1")
+        limit = asked if limit is None else min(limit, asked)
+    if limit is None:
+        limit = highest if default is None else default
+    return max(1, min(limit, highest))
+
+
+def choices(translate: dict[str, Any], facts: ModelFacts, policy: FieldPolicy) -> int:
+    """How many answers were asked for; each takes a slot at once, so more cannot be had."""
+    asked: int = translate.get("n", 1)
+    highest = max(1, min(policy.max_choices, facts.slots))
+    if asked > highest:
+        raise wrong_value("n", f"from 1 to {highest}")
+    return asked
+
+
+def stream_wishes(translate: dict[str, Any]) -> tuple[bool, bool]:
+    """Whether the client wants events, and whether a usage event among them."""
+    stream: bool = translate.get("stream", False)
+    options = translate.get("stream_options")
+    if options is None:
+        return stream, False
+    if not isinstance(options, dict):
+        raise wrong_type("stream_options", "an object")
+    wanted = options.get("include_usage")
+    if wanted not in (None, True, False):
+        raise wrong_type("stream_options.include_usage", "a boolean")
+    return stream, stream and bool(wanted)
+
+
+def texts_or_tokens(
+    value: Any, param: str, facts: ModelFacts, *, max_items: int, empty_text: bool
+) -> tuple[Any, int]:
+    """
+    Check a prompt or an input: a text, a list of token ids, or a list of either.
+
+    Returns:
+        The value to send, and how many inputs it holds.
+
+    Raises:
+        ApiError: 400; also when token ids alone are more than the context holds.
+    """
+    if value is None:
+        raise ApiError("missing_parameter", f"'{param}' is required.", param=param)
+    if isinstance(value, str):
+        _check_text(value, param, empty_text)
+        return value, 1
+    if not isinstance(value, list):
+        raise wrong_type(param, "a string, a list of token ids, or a list of either")
+    if not value:
+        raise wrong_value(param, "a list with something in it")
+    if type(value[0]) in (int, float):
+        return _tokens(value, param, facts), 1
+    if len(value) > max_items:
+        raise wrong_value(param, f"a list of at most {max_items} items")
+    checked: list[Any] = []
+    for index, item in enumerate(value):
+        at = f"{param}[{index}]"
+        if isinstance(item, str):
+            _check_text(item, at, empty_text)
+            checked.append(item)
+        elif isinstance(item, list):
+            checked.append(_tokens(item, at, facts))
+        else:
+            raise wrong_type(at, "a string or a list of token ids")
+    return checked, len(checked)
+
+
+def _check_text(text: str, param: str, empty_text: bool) -> None:
+    if not text and not empty_text:
+        raise wrong_value(param, "a string with something in it")
+
+
+def _tokens(tokens: list[Any], param: str, facts: ModelFacts) -> list[int]:
+    if not tokens:
+        raise wrong_value(param, "a list with something in it")
+    if len(tokens) > facts.context_tokens:
+        raise ApiError(
+            "context_length_exceeded",
+            f"This model's maximum context length is {facts.context_tokens} tokens."
+            f" However, your messages resulted in {len(tokens)} tokens.",
+            param=param,
+        )
+    highest = 2**31 - 1 if facts.vocab_size is None else facts.vocab_size - 1
+    checked: list[int] = []
+    for token in tokens:
+        number = as_integer(token)
+        if number is None:
+            raise wrong_type(param, "a list of token ids")
+        if not 0 <= number <= highest:
+            raise wrong_value(param, f"a list of token ids from 0 to {highest}")
+        checked.append(number)
+    return checked

@@ -1,0 +1,76 @@
+"""POST /v1/completions: a prompt, or several, continued."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+
+from gateway.dialects.base import Assembler, Dialect, EngineCall, FieldPolicy, ModelFacts
+from gateway.dialects.common import (
+    check_model,
+    choices,
+    stream_wishes,
+    texts_or_tokens,
+    token_limit,
+)
+from gateway.errors import sse_error_frame
+from gateway.fields import COMPLETIONS, sift
+
+__all__ = ["COMPLETIONS_DIALECT", "build"]
+
+_PATH = "/v1/completions"
+MAX_PROMPTS = 64
+DEFAULT_MAX_TOKENS = 16
+"""OpenAI's; the engine's own would be "until the context is full"."""
+
+
+def build(body: dict[str, Any], facts: ModelFacts, policy: FieldPolicy) -> EngineCall:
+    """
+    Make the engine's completions request.
+
+    Raises:
+        ApiError: 400 or 404, with the exact field.
+    """
+    sifted = sift(body, COMPLETIONS, facts, policy)
+    translate = sifted.translate
+    check_model(translate, facts)
+    prompt, prompts = texts_or_tokens(
+        translate.get("prompt"), "prompt", facts, max_items=MAX_PROMPTS, empty_text=False
+    )
+    stream, include_usage = stream_wishes(translate)
+    wanted = choices(translate, facts, policy)
+    limit = token_limit(translate, facts, policy, default=DEFAULT_MAX_TOKENS)
+    out: dict[str, Any] = {"model": facts.alias, "prompt": prompt, **sifted.forward}
+    if "logprobs" in translate:
+        # 0 means "the chosen token only" to OpenAI and "none" to the engine
+        out["logprobs"] = max(1, translate["logprobs"])
+    if wanted > 1:
+        out["n"] = wanted
+    out["max_tokens"] = limit
+    if not policy.cache_prompt:
+        out["cache_prompt"] = False
+    out["stream"] = True
+    out["stream_options"] = {"include_usage": include_usage or not stream}
+    out["return_progress"] = True
+    return EngineCall(
+        path=_PATH,
+        body=orjson.dumps(out),
+        generates=True,
+        stream=stream,
+        include_usage=include_usage,
+        model=facts.alias,
+        choices=wanted * prompts,
+        tasks=wanted * prompts,
+        max_tokens=limit,
+        ignored=sifted.ignored_names(),
+    )
+
+
+def _assembler(call: EngineCall) -> Assembler:
+    from gateway.assemble import CompletionAssembler
+
+    return CompletionAssembler(call.choices)
+
+
+COMPLETIONS_DIALECT = Dialect("completions", _PATH, build, _assembler, sse_error_frame)

@@ -1,0 +1,63 @@
+"""POST /v1/embeddings: texts or tokens into vectors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+
+from gateway.dialects.base import Dialect, EngineCall, FieldPolicy, ModelFacts
+from gateway.dialects.common import check_model, texts_or_tokens
+from gateway.errors import ApiError, sse_error_frame
+from gateway.fields import EMBEDDINGS, sift
+from gateway.fields.kinds import wrong_value
+
+__all__ = ["EMBEDDINGS_DIALECT", "build"]
+
+_PATH = "/v1/embeddings"
+MAX_INPUTS = 64
+
+
+def build(body: dict[str, Any], facts: ModelFacts, policy: FieldPolicy) -> EngineCall:
+    """
+    Make the engine's embeddings request.
+
+    Raises:
+        ApiError: 400 or 404, with the exact field; `not_supported_by_model` unless the engine was
+            started for embeddings (its own 501 would be retried by SDKs).
+    """
+    sifted = sift(body, EMBEDDINGS, facts, policy)
+    check_model(sifted.translate, facts)
+    if not facts.embeddings:
+        raise ApiError(
+            "not_supported_by_model",
+            "The model that is loaded makes no embeddings.",
+            hint="The operator has to start the engine for embeddings.",
+        )
+    value, inputs = texts_or_tokens(
+        sifted.translate.get("input"), "input", facts, max_items=MAX_INPUTS, empty_text=False
+    )
+    _check_dimensions(sifted.translate.get("dimensions"), facts)
+    out = {"model": facts.alias, "input": value, **sifted.forward}
+    return EngineCall(
+        path=_PATH,
+        body=orjson.dumps(out),
+        generates=False,
+        stream=False,
+        include_usage=False,
+        model=facts.alias,
+        tasks=inputs,
+        ignored=sifted.ignored_names(),
+    )
+
+
+def _check_dimensions(dimensions: int | None, facts: ModelFacts) -> None:
+    """The engine would ignore it and send vectors of another length."""
+    if dimensions is None or dimensions == facts.embedding_size:
+        return
+    if facts.embedding_size is None:
+        raise wrong_value("dimensions", "absent: this model's vectors have one length only")
+    raise wrong_value("dimensions", f"{facts.embedding_size}, the length of this model's vectors")
+
+
+EMBEDDINGS_DIALECT = Dialect("embeddings", _PATH, build, None, sse_error_frame)

@@ -1,0 +1,84 @@
+"""POST /v1/rerank: documents in order of relevance to a query (Jina's and Cohere's shape)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+
+from gateway.dialects.base import Dialect, EngineCall, FieldPolicy, ModelFacts
+from gateway.dialects.common import check_model
+from gateway.errors import ApiError, sse_error_frame
+from gateway.fields import RERANK, sift
+from gateway.fields.kinds import wrong_type, wrong_value
+
+__all__ = ["RERANK_DIALECT", "build"]
+
+_PATH = "/v1/rerank"
+MAX_DOCUMENTS = 256
+
+
+def build(body: dict[str, Any], facts: ModelFacts, policy: FieldPolicy) -> EngineCall:
+    """
+    Make the engine's rerank request.
+
+    Raises:
+        ApiError: 400 or 404, with the exact field; `not_supported_by_model` unless the engine was
+            started for reranking.
+    """
+    sifted = sift(body, RERANK, facts, policy)
+    check_model(sifted.translate, facts)
+    if not facts.rerank:
+        raise ApiError(
+            "not_supported_by_model",
+            "The model that is loaded does not rerank.",
+            hint="The operator has to start the engine for reranking.",
+        )
+    documents = _documents(sifted.translate.get("documents"))
+    out = {
+        "model": facts.alias,
+        "query": _text(sifted.translate.get("query"), "query"),
+        "documents": documents,
+        **sifted.forward,
+    }
+    if "top_n" in sifted.translate:
+        out["top_n"] = min(sifted.translate["top_n"], len(documents))
+    return EngineCall(
+        path=_PATH,
+        body=orjson.dumps(out),
+        generates=False,
+        stream=False,
+        include_usage=False,
+        model=facts.alias,
+        tasks=len(documents),
+        ignored=sifted.ignored_names(),
+    )
+
+
+def _documents(documents: Any) -> list[str]:
+    if documents is None:
+        raise ApiError("missing_parameter", "'documents' is required.", param="documents")
+    if not isinstance(documents, list):
+        raise wrong_type("documents", "a list of texts")
+    if not 1 <= len(documents) <= MAX_DOCUMENTS:
+        raise wrong_value("documents", f"a list of 1 to {MAX_DOCUMENTS} texts")
+    return [_document(value, f"documents[{at}]") for at, value in enumerate(documents)]
+
+
+def _document(document: Any, param: str) -> str:
+    if isinstance(document, dict):
+        return _text(document.get("text"), f"{param}.text")
+    return _text(document, param)
+
+
+def _text(text: Any, param: str) -> str:
+    if text is None:
+        raise ApiError("missing_parameter", f"'{param}' is required.", param=param)
+    if not isinstance(text, str):
+        raise wrong_type(param, "a string")
+    if not text:
+        raise wrong_value(param, "a string with something in it")
+    return text
+
+
+RERANK_DIALECT = Dialect("rerank", _PATH, build, None, sse_error_frame)

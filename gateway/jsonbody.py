@@ -1,0 +1,99 @@
+"""The bytes of a request body become one JSON object, or a 400.
+
+Rules:
+- what costs much to parse is refused before it is parsed: many brackets cost a parser a hundred
+  times the memory that they cost the sender, deep nesting overflows stacks further down;
+- one reading only: UTF-8 without a byte order mark, no NaN or Infinity, no number beyond a double
+  or 64 bits, no lone surrogate. Of duplicate keys the last wins, here and nowhere else, because
+  what goes on to the engine is serialised anew;
+- an error says where it is at most, never what stood there.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import orjson
+
+from gateway.errors import ApiError
+
+__all__ = ["MAX_DEPTH", "MAX_STRUCTURE", "parse"]
+
+MAX_STRUCTURE = 20_000
+"""Objects and arrays in one body."""
+MAX_DEPTH = 64
+"""Objects and arrays inside each other."""
+
+# Linear for any input: nothing is given back (possessive), and an unterminated string is eaten to
+# the end rather than tried again from each escaped quote in it.
+_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
+_NUMBER = re.compile(rb"-?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
+_NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+_DIGITS_ONLY = bytes(0x30 if 0x30 <= byte <= 0x39 else 0x20 for byte in range(256))
+_LONG_NUMBER = b"0" * 19
+
+
+def parse(
+    body: bytes, *, max_structure: int = MAX_STRUCTURE, max_depth: int = MAX_DEPTH
+) -> dict[str, Any]:
+    """
+    Read one JSON object.
+
+    Args:
+        body: The whole request body.
+        max_structure: Most objects and arrays in it.
+        max_depth: Most objects and arrays inside each other, the outermost included.
+
+    Raises:
+        ApiError: `invalid_json` (400), whatever is wrong with it.
+    """
+    value = parse_value(body, max_structure=max_structure, max_depth=max_depth)
+    if not isinstance(value, dict):
+        raise ApiError("invalid_json", "The request body must be a JSON object.")
+    return value
+
+
+def parse_value(
+    text: bytes, *, max_structure: int = MAX_STRUCTURE, max_depth: int = MAX_DEPTH
+) -> Any:
+    """`parse` for any JSON value; also for JSON that travels inside a string."""
+    if text.startswith((b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")):
+        raise ApiError("invalid_json", "The request body must be UTF-8 without a byte order mark.")
+    _check_structure(text, max_structure, max_depth)
+    try:
+        value = orjson.loads(text)
+    except orjson.JSONDecodeError as exc:
+        raise ApiError(
+            "invalid_json",
+            f"The request body is not valid JSON (line {exc.lineno}, column {exc.colno}).",
+        ) from None
+    # The parser turns longer integers into doubles; a client that means the integer is told.
+    if _LONG_NUMBER in text.translate(_DIGITS_ONLY):
+        _check_integers(text)
+    return value
+
+
+def _check_structure(text: bytes, max_structure: int, max_depth: int) -> None:
+    if text.count(b"{") + text.count(b"[") <= max_depth:
+        return  # too few to break either limit, wherever they stand: the common case
+    brackets = _STRING.sub(b"", text).translate(None, _NOT_BRACKETS)
+    if brackets.count(b"{") + brackets.count(b"[") > max_structure:
+        raise ApiError("invalid_json", f"More than {max_structure} objects and arrays.")
+    for _ in range(max_depth):
+        if not brackets:
+            return
+        # takes away the innermost level everywhere; two siblings in a row go in the same pass
+        brackets = brackets.replace(b"{}", b"").replace(b"[]", b"")
+    if b"{" in brackets or b"[" in brackets:
+        raise ApiError("invalid_json", f"More than {max_depth} levels of nesting.")
+
+
+def _check_integers(text: bytes) -> None:
+    for found in _NUMBER.finditer(_STRING.sub(b'""', text)):
+        number = found.group()
+        if len(number) < 19 or not number.lstrip(b"-").isdigit():
+            continue
+        # 20 digits bound the conversion's cost as well
+        if len(number) > 20 or not -(2**63) <= int(number) < 2**64:
+            raise ApiError("invalid_json", "An integer is longer than 64 bits.")
