@@ -16,6 +16,7 @@ __all__ = [
     "FileRefused",
     "KeysError",
     "LockTimeout",
+    "OldFormat",
     "PepperMismatch",
     "PepperMissing",
     "RecordProblem",
@@ -86,3 +87,7 @@ class WriteFailed(KeysError):
 
 class ChangeRefused(KeysError):
     """What was asked makes no sense for this key, such as a second key of the same id."""
+
+
+class OldFormat(ChangeRefused):
+    """The file is in the old line format, which is read but never written."""
