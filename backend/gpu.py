@@ -31,7 +31,7 @@ class Gpu:
         name: The product's name.
         memory_total_bytes: Size of its memory.
         memory_used_bytes: What is taken, by whomever.
-        busy_percent: Share of the last sample period with work, 0 to 100.
+        utilisation_percent: Share of the last sample period with work, 0 to 100.
 
     Figures are None where the driver does not give them, as for a partitioned GPU.
     """
@@ -40,7 +40,7 @@ class Gpu:
     name: str
     memory_total_bytes: int | None
     memory_used_bytes: int | None
-    busy_percent: int | None
+    utilisation_percent: int | None
 
 
 def parse_gpus(text: str) -> tuple[Gpu, ...]:
@@ -58,7 +58,7 @@ def _parse_line(line: str) -> Gpu | None:
         name=", ".join(cells[1:-3]),
         memory_total_bytes=None if total is None else total * _MIB,
         memory_used_bytes=None if used is None else used * _MIB,
-        busy_percent=busy,
+        utilisation_percent=busy,
     )
 
 

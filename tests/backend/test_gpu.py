@@ -36,7 +36,7 @@ def test_a_figure_the_driver_does_not_give_is_none(absent: str) -> None:
 
 def test_a_name_may_hold_a_comma() -> None:
     (gpu,) = parse_gpus("3, Tesla, rev. B, 100, 50, 1\n")
-    assert (gpu.index, gpu.name, gpu.busy_percent) == (3, "Tesla, rev. B", 1)
+    assert (gpu.index, gpu.name, gpu.utilisation_percent) == (3, "Tesla, rev. B", 1)
 
 
 @pytest.mark.parametrize(
