@@ -1,0 +1,85 @@
+# Everything a person or a CI machine runs. Each target does its own set-up; what is done already
+# is remembered in .venv, so a second run starts at once.
+#
+# Needed beforehand: Python >= 3.11, make, a C++ compiler, and pip's way to a package registry.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help setup run test lint docs image constraints clean
+
+VENV := .venv
+PY := $(VENV)/bin/python
+GATEWAY := $(PY) -m gateway
+OLD_OPENAI := .venvs/openai-1
+
+# The first that is new enough; set PYTHON=... to choose another.
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+
+# pip builds a few packages with setuptools; the constraints hold there too. The first name is
+# understood by older pips, the second by newer ones.
+PIP_INSTALL := PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt \
+	$(PY) -m pip install --disable-pip-version-check --quiet
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(VENV)/.installed ## Make .venv, get llama-server (built once, in minutes) and the demo model
+	@$(GATEWAY) engine build --if-missing >/dev/null
+	@$(GATEWAY) model fetch >/dev/null
+
+run: setup ## Start the service; the first time, make an API key and show it
+	@exec $(GATEWAY) serve --first-run
+
+test: setup $(OLD_OPENAI)/.installed ## Run every test, those with the real engine included
+	@$(PY) -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/.installed ## Check style and types
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+	@$(PY) -m mypy
+
+docs: $(VENV)/.installed ## Write the pages that are made from the code
+	@$(PY) scripts/make_docs.py
+
+image: ## Build the container images (CUDA and CPU)
+	@command -v docker >/dev/null || { echo "docker not found: install Docker to build images" >&2; exit 1; }
+	docker build --tag llama-gateway:cuda --file Dockerfile .
+	docker build --tag llama-gateway:cpu --file Dockerfile.cpu .
+
+constraints: $(VENV)/.made ## Choose the newest versions again and pin them
+	@rm -rf .venvs/pin && $(PY) -m venv .venvs/pin
+	@.venvs/pin/bin/python -m pip install --disable-pip-version-check --quiet --upgrade setuptools -e '.[engine,dev]'
+	@{ echo "# Every version this project is tested with; regenerate with 'make constraints'."; \
+	   .venvs/pin/bin/python -m pip freeze --exclude-editable; \
+	   .venvs/pin/bin/python -m pip freeze --all | grep '^setuptools=='; } > constraints.txt
+	@rm -rf .venvs/pin
+	@echo "constraints.txt is new; run 'make test'"
+
+clean: ## Remove .venv and what tools left here (not the keys, not the engine in the user's cache)
+	rm -rf .venv .venvs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+# -- the parts
+
+$(VENV)/.made:
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer not found: install it, or run make PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "$(PYTHON) is too old ($$($(PYTHON) --version 2>&1)): 3.11 or newer is needed; run make PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+		echo "this Python has no venv module: install it, for example 'apt-get install python3-venv'" >&2; exit 1; }
+	@$(PY) -m pip --version >/dev/null 2>&1 || { echo "making $(VENV) with $(PYTHON)" && $(PYTHON) -m venv --clear $(VENV); }
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.made pyproject.toml constraints.txt
+	@echo "installing the Python packages into $(VENV)"
+	@$(PIP_INSTALL) --upgrade setuptools
+	@$(PIP_INSTALL) --editable '.[engine,dev]'
+	@touch $@
+
+# The OpenAI SDK of the generation before, for tests that speak with both.
+$(OLD_OPENAI)/.installed: $(VENV)/.made constraints-openai1.txt
+	@echo "installing the older OpenAI client into $(OLD_OPENAI)"
+	@rm -rf $(OLD_OPENAI)
+	@$(PY) -m pip install --disable-pip-version-check --quiet --no-deps --target $(OLD_OPENAI) --requirement constraints-openai1.txt
+	@touch $@
