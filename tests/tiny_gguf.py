@@ -228,9 +228,9 @@ def _output(vectors: np.ndarray, vocab: Vocabulary, mean_tokens: int | None) -> 
     output = np.zeros(vectors.shape)
     for before, word in zip([vocab.words[-1], *vocab.words[:-1]], vocab.words, strict=True):
         output[word] = FOLLOWS * vectors[before]
-    for before, after in ((CUE, MARKS[0]), ('"', "o"), ("o", "k"), ("k", '"')):
-        at = before if isinstance(before, int) else vocab.tokens.index(before)
-        output[vocab.tokens.index(after)] = COMPELS * vectors[at]
+    index = vocab.tokens.index
+    for cue, answer in ((CONTROL[CUE], MARKS[0]), ('"', "o"), ("o", "k"), ("k", '"')):
+        output[index(answer)] = COMPELS * vectors[index(cue)]
     # The last norm brings a vector to length sqrt(dim); this is what becomes of dimension 0.
     constant = CONSTANT * math.sqrt(dim / (CONSTANT**2 + dim - 1))
     output[:, 0] = _bias(vocab, mean_tokens) / constant
