@@ -8,14 +8,25 @@ Each function returns a new value; time and the new secret are handed in. Rules:
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 from keys.errors import ChangeRefused
-from keys.records import KeyFile, KeyRecord, Secret
+from keys.records import LIMIT_NAMES, KeyFile, KeyRecord, Secret
 
-__all__ = ["KeyState", "Unknown", "add", "get", "merge", "put", "remove", "rotate", "state_of"]
+__all__ = [
+    "KeyState",
+    "Unknown",
+    "add",
+    "get",
+    "merge",
+    "put",
+    "remove",
+    "rotate",
+    "state_of",
+    "with_settings",
+]
 
 KeyState = Literal["active", "disabled", "expired"]
 
@@ -92,6 +103,18 @@ def rotate(record: KeyRecord, secret: Secret, now: int, overlap_s: int) -> KeyRe
         shortened = (replace(old, until=min(old.until or until, until)) for old in still)
         previous = (replace(record.secret, until=until), *shortened)
     return replace(record, secret=secret, previous=previous, rotated=now)
+
+
+def with_settings(record: KeyRecord, given: Mapping[str, Any]) -> KeyRecord:
+    """The key with some of its settings replaced.
+
+    Args:
+        record: The key.
+        given: Fields of `KeyRecord` and names of `LIMIT_NAMES`, each with its new value.
+    """
+    limits = {LIMIT_NAMES[name]: value for name, value in given.items() if name in LIMIT_NAMES}
+    fields = {name: value for name, value in given.items() if name not in LIMIT_NAMES}
+    return replace(record, limits=replace(record.limits, **limits), **fields)
 
 
 def state_of(record: KeyRecord, now: float) -> KeyState:

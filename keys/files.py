@@ -70,14 +70,15 @@ def read_private(path: Path, *, any_owner: bool = False, limit: int = MAX_FILE_B
     except OSError as exc:
         missing = exc.errno == errno.ENOENT
         raise FileRefused(path, _reading_problem(exc), missing=missing) from exc
-    with open(fd, "rb", buffering=0) as opened:
+    try:
         reason = _distrust(os.fstat(fd), any_owner=any_owner, limit=limit)
         if reason is not None:
             raise FileRefused(path, reason)
-        try:
-            return _read_all(opened.fileno(), path, limit)
-        except OSError as exc:
-            raise FileRefused(path, _reading_problem(exc)) from exc
+        return _read_all(fd, path, limit)
+    except OSError as exc:
+        raise FileRefused(path, _reading_problem(exc)) from exc
+    finally:
+        os.close(fd)
 
 
 def _read_all(fd: int, path: Path, limit: int) -> bytes:
@@ -190,14 +191,16 @@ def write_private(path: Path, data: bytes) -> None:
 
 def _write_new(temporary: Path, data: bytes, target: Path) -> None:
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
-    with open(os.open(temporary, flags, _PRIVATE), "wb", buffering=0) as opened:
-        fd = opened.fileno()
+    fd = os.open(temporary, flags, _PRIVATE)
+    try:
         os.fchmod(fd, _PRIVATE)
         _hand_over(fd, target)
         rest = memoryview(data)
         while rest:
             rest = rest[os.write(fd, rest) :]
         os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def _hand_over(fd: int, target: Path) -> None:
@@ -213,10 +216,10 @@ def _hand_over(fd: int, target: Path) -> None:
 
 
 def _sweep(target: Path) -> None:
-    for name in os.listdir(target.parent):
-        if name.startswith(f".{target.name}.tmp-"):
+    for found in target.parent.iterdir():
+        if found.name.startswith(f".{target.name}.tmp-"):
             with suppress(FileNotFoundError):
-                (target.parent / name).unlink()
+                found.unlink()
 
 
 def _flush_directory(directory: Path) -> None:
