@@ -28,11 +28,11 @@ _KEYS = re.compile(
 )
 _BEARER = re.compile(r"(?i)(\b(?:bearer|basic)(?:\s|%20|\+|\\t)+)[^\s'\",;<>]+")
 # A header's name, then what stands between name and value as written on the wire, in a
-# dictionary's repr or in a tuple of bytes; then the value to the end of the line or the quote.
+# dictionary's repr or in a tuple of bytes; then the value, to its closing quote or the line's end.
 _HEADER = re.compile(
     r"(?i)(\b(?:x-api-key|api-key|(?:proxy-)?authorization|(?:set-)?cookie)"
-    r"(?:['\"]?\s*[:=]\s*|['\"]\s*,\s*)b?['\"]?)"
-    r"[^\r\n'\"]+"
+    r"(?:['\"]?\s*[:=]\s*|['\"]\s*,\s*))"
+    r"(?:b?(['\"]).*?\2|[^\r\n]+)"
 )
 
 # Controls, line and paragraph separators, marks that turn the direction of text around, and lone
