@@ -24,7 +24,7 @@ WRONG_KEY = "sk-lg-smoketest-not-a-key"
 QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
 
 
-class CheckFailed(Exception):
+class CheckError(Exception):
     """A promise that was not kept, in a few words."""
 
 
@@ -80,7 +80,7 @@ class Target:
 
 def expect(condition: object, complaint: str) -> None:
     if not condition:
-        raise CheckFailed(complaint)
+        raise CheckError(complaint)
 
 
 def check_health(target: Target) -> str:
@@ -138,13 +138,13 @@ def check_stream(target: Target, model: str) -> str:
 
 
 def events(reply: http.client.HTTPResponse) -> Iterator[dict[str, Any]]:
-    """The events of a stream; raises `CheckFailed` when it ends without saying so."""
+    """The events of a stream; raises `CheckError` when it ends without saying so."""
     for line in reply:
         if line.startswith(b"data: [DONE]"):
             return
         if line.startswith(b"data: "):
             yield json.loads(line[6:])
-    raise CheckFailed("the stream ended without [DONE]")
+    raise CheckError("the stream ended without [DONE]")
 
 
 def check_wrong_key(target: Target) -> str:
@@ -161,7 +161,8 @@ def check_unknown_path(target: Target) -> str:
 
 def code_of(body: Any) -> str:
     error = body.get("error") if isinstance(body, dict) else None
-    expect(isinstance(error, dict) and error.get("message"), "the error is not in OpenAI's shape")
+    if not isinstance(error, dict) or not error.get("message"):
+        raise CheckError("the error is not in OpenAI's shape")
     return str(error.get("code"))
 
 
@@ -181,7 +182,7 @@ def run(name: str, check: Callable[[], str]) -> bool:
     started_s = time.monotonic()
     try:
         outcome, detail = "ok", check()
-    except CheckFailed as failure:
+    except CheckError as failure:
         outcome, detail = "FAILED", str(failure)
     except (
         OSError,
