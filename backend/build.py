@@ -38,7 +38,7 @@ from backend.pinned import ENGINE_SOURCE, fetch_pinned
 from backend.progress import Progress
 from backend.toolchain import Tools, find_tools, look_at_host
 
-__all__ = ["ENGINE_NAME", "BuildJob", "build_engine", "cached_engine", "unpack_engine_source"]
+__all__ = ["ENGINE_NAME", "BuildJob", "build_engine", "cached_engine", "unpack_llama_cpp"]
 
 _log = logging.getLogger(__name__)
 
@@ -175,12 +175,22 @@ def unpack_engine_source(downloads: Path, tree: Path, progress: Progress) -> Non
     """Fetch the pinned source distribution and unpack llama.cpp, and only that, into *tree*."""
     archive = fetch_pinned(ENGINE_SOURCE, downloads, progress)
     progress.say("unpacking the source of llama.cpp")
+    unpack_llama_cpp(archive, tree)
+    shutil.rmtree(downloads, ignore_errors=True)
+
+
+def unpack_llama_cpp(archive: Path, tree: Path) -> None:
+    """
+    Unpack ``vendor/llama.cpp`` of *archive* into *tree*, and nothing else.
+
+    Raises:
+        BuildFailed: There is none in it.
+    """
     prefix = PurePosixPath(ENGINE_SOURCE.file_name.removesuffix(".tar.gz"), "vendor", "llama.cpp")
     with tarfile.open(archive) as tar:
         tar.extractall(tree, members=_wanted(tar, prefix), filter="data")
     if not (tree / "CMakeLists.txt").is_file():
         raise BuildFailed("unpack: the source distribution holds no llama.cpp")
-    shutil.rmtree(downloads, ignore_errors=True)
 
 
 def _wanted(tar: tarfile.TarFile, prefix: PurePosixPath) -> Iterator[tarfile.TarInfo]:

