@@ -11,9 +11,8 @@ Rules:
 Why the quick test in `feed` is safe: inside JSON every quote of a text is written as ``\\"`` and
 every line feed as ``\\n``. So ``"finish_reason":null`` with bare quotes, and a bare blank line, can
 only come from the engine itself, whatever a prompt or an answer contains. An event with
-``"finish_reason":null`` is a token event: no error, no end, no usage. As many of these as blank
-lines are nothing but token events, since the engine puts one choice into an event. Everything else
-takes the slower way, which does not rely on the order or the presence of any field.
+``"finish_reason":null`` is a token event: no error, no end, no usage. Everything else takes the
+slower way, which does not rely on the order or the presence of any field.
 """
 
 from __future__ import annotations
@@ -118,17 +117,16 @@ class EventStream:
         """
         if (
             self._plain
-            and chunk.find(b"\n\n") == len(chunk) - 2
+            and chunk.endswith(b"\n\n")
+            and chunk.find(b"\n") == len(chunk) - 2
             and _TOKEN in chunk
             and not (self._watch and self._sees_progress(chunk))
         ):
             self.events += 1
             return chunk
-        if self._plain and not self._watch and chunk.endswith(b"\n\n"):
-            tokens = chunk.count(_TOKEN)
-            if tokens and tokens == chunk.count(b"\n\n") and b'{"error":' not in chunk:
-                self.events += tokens
-                return chunk
+        if self._plain and not self._watch and (tokens := _only_tokens(chunk)):
+            self.events += tokens
+            return chunk
         return self._feed_any(chunk)
 
     def outcome(self) -> Outcome:
@@ -263,6 +261,20 @@ class EventStream:
     def _note_report(self, event: bytes) -> None:
         if len(event) <= _REPORT_LIMIT_BYTES and any(mark in event for mark in _REPORTS):
             self._reports.append(event)
+
+
+def _only_tokens(chunk: bytes) -> int:
+    """How many events there are, if all are one line each and token events; 0 otherwise."""
+    tokens = chunk.count(_TOKEN)
+    if (
+        tokens
+        and chunk.endswith(b"\n\n")
+        and chunk.count(b"\n\n") == tokens
+        and chunk.count(b"\n") == 2 * tokens
+        and b'{"error":' not in chunk
+    ):
+        return tokens
+    return 0
 
 
 def _end_of_event(data: bytes | bytearray, start: int, search_from: int = 0) -> int:
