@@ -21,8 +21,8 @@ class TrustedProxies:
     def __init__(self, networks: Iterable[str] = ()) -> None:
         self._networks = tuple(ipaddress.ip_network(text, strict=False) for text in networks)
 
-    def __contains__(self, address: str) -> bool:
-        if not self._networks:
+    def __contains__(self, address: object) -> bool:
+        if not self._networks or not isinstance(address, str):
             return False
         try:
             parsed = ipaddress.ip_address(address)

@@ -18,9 +18,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Awaitable, Callable, Container
+from dataclasses import dataclass
+from typing import Any, cast
 
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http_exceptions import LineTooLong
@@ -55,8 +55,6 @@ class ServerLimits:
     client_stall_s: float = 30.0
     connections: int = 10_000
     connections_per_address: int = 256
-    trusted_peers: frozenset[str] = field(default_factory=frozenset)
-    """Peers exempt from the bound for each address: proxies in front of us."""
 
 
 class FrontRequest(BaseRequest):
@@ -100,13 +98,13 @@ class FrontProtocol(RequestHandler):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        assert isinstance(transport, asyncio.Transport)
-        peer = transport.get_extra_info("peername")
+        socket = cast(asyncio.Transport, transport)  # uvloop's is one in all but name
+        peer = socket.get_extra_info("peername")
         self._peer = peer[0] if isinstance(peer, tuple) else "local"
         high = self._front.limits.stream_buffer_bytes
-        transport.set_write_buffer_limits(high=high, low=max(high - (64 << 10), 0))
+        socket.set_write_buffer_limits(high=high, low=max(high - (64 << 10), 0))
         if not self._front.admit(self._peer):
-            transport.abort()
+            socket.abort()
             return
         self._arm_head_timer()
 
@@ -221,6 +219,7 @@ class FrontServer(Server):
         rejected: Makes the reply for what never became a request.
         stalled: Called for each reader that was cut.
         limits: See `ServerLimits`.
+        trusted: Proxies in front of us, exempt from the bound for each address.
     """
 
     def __init__(
@@ -230,11 +229,13 @@ class FrontServer(Server):
         rejected: Rejected,
         stalled: Callable[[], None],
         limits: ServerLimits,
+        trusted: Container[str] = (),
     ) -> None:
         super().__init__(handler, request_factory=self._front_request, handler_cancellation=True)
         self.limits = limits
         self.rejected = rejected
         self.stalled = stalled
+        self._trusted = trusted
         self._addresses: Counter[str] = Counter()
         self.open_connections = 0
         self._options: dict[str, Any] = {
@@ -260,7 +261,7 @@ class FrontServer(Server):
         self.open_connections += 1
         if self.open_connections > self.limits.connections:
             return False
-        if peer in self.limits.trusted_peers:
+        if peer in self._trusted:
             return True
         return self._addresses[peer] <= self.limits.connections_per_address
 

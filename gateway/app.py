@@ -1,0 +1,248 @@
+"""The public port: from a request head to the one place that answers it.
+
+The order of steps is the order of `App._answer`: cheap refusals first, the body last. Paths match
+our table exactly, spelled as they stand there; nothing is normalised, so no spelling can mean one
+thing to the key check and another to the dispatch. Whatever goes wrong becomes a reply here and
+nowhere else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+
+from aiohttp.web_response import Response, StreamResponse
+from multidict import CIMultiDict
+
+from gateway.accesslog import AccessLog, AccessRecord
+from gateway.auth import Authenticator
+from gateway.call import Call
+from gateway.cors import CorsPolicy
+from gateway.errors import ApiError
+from gateway.headers import check_head, safe_request_id
+from gateway.metrics import Metrics
+from gateway.paths import not_found
+from gateway.proxies import TrustedProxies
+from gateway.server import FrontRequest
+
+__all__ = ["App", "Clocks", "Endpoint", "Route"]
+
+_log = logging.getLogger(__name__)
+
+Endpoint = Callable[[Call], Awaitable[StreamResponse]]
+
+_KEY_PREFIX = "sk-lg-"
+_METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"))
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """What a path answers to."""
+
+    name: str
+    """The label in logs and metrics: the path, or its template."""
+    endpoints: Mapping[str, Endpoint]
+    """By method; HEAD is answered by GET."""
+    scope: str | None = None
+    """The scope a key needs; None: any valid key will do."""
+    open: bool = False
+    """Whether it is answered without a key, and while draining: health routes."""
+
+    def endpoint(self, method: str) -> Endpoint | None:
+        """What answers *method*, or None."""
+        return self.endpoints.get("GET" if method == "HEAD" else method)
+
+    @property
+    def allow(self) -> str:
+        """The value of an Allow header."""
+        methods = set(self.endpoints)
+        if "GET" in methods:
+            methods.add("HEAD")
+        return ", ".join(sorted(methods))
+
+
+@dataclass(frozen=True, slots=True)
+class Clocks:
+    """Where the time comes from, both in seconds."""
+
+    monotonic: Callable[[], float]
+    wall: Callable[[], float]
+
+
+@dataclass(slots=True)
+class App:
+    """Answers every request of the public port.
+
+    Args:
+        routes: By exact path.
+        patterns: Tried in order when no exact path fits: a prefix, and its route.
+    """
+
+    routes: Mapping[str, Route]
+    patterns: tuple[tuple[str, Route], ...]
+    auth: Authenticator
+    cors: CorsPolicy
+    proxies: TrustedProxies
+    access_log: AccessLog
+    metrics: Metrics
+    clocks: Clocks
+    head_block_bytes: int
+    draining: bool = False
+    """New work is refused while this is set."""
+    calls: set[Call] = field(default_factory=set)
+    """Calls that are being answered."""
+    on_quiet: Callable[[], None] | None = None
+    """Told each time when the last of them has ended."""
+
+    async def handle(self, request: FrontRequest) -> StreamResponse:
+        """Answer one request; what aiohttp calls."""
+        started_s = self.clocks.monotonic()
+        call = self._open_call(request)
+        record = call.record
+        self.calls.add(call)
+        try:
+            response = await self._guarded(call)
+            record.status = response.status
+            if isinstance(response, Response) and response.body:
+                record.bytes_out = len(response.body)  # type: ignore[arg-type]
+            return response
+        except asyncio.CancelledError:
+            record.status, record.error_code = 499, "client_closed"
+            raise
+        finally:
+            self.calls.discard(call)
+            record.total_s = self.clocks.monotonic() - started_s
+            self._write_down(call)
+            if not self.calls and self.on_quiet is not None:
+                self.on_quiet()
+
+    def rejected(self, request: FrontRequest, error: ApiError) -> Response:
+        """The reply to what never became a request: the parser refused it."""
+        call = self._open_call(request)
+        call.record.status = error.status
+        response = self._refusal(call, error)
+        self._write_down(call)
+        return response
+
+    # -- from head to answer
+
+    async def _guarded(self, call: Call) -> StreamResponse:
+        try:
+            response = await self._answer(call)
+        except ApiError as exc:
+            return self._refusal(call, exc)
+        except asyncio.CancelledError:
+            killed = call.why_cancelled()
+            if killed is None:
+                raise
+            return self._refusal(call, killed)
+        except ConnectionError:
+            raise asyncio.CancelledError from None
+        except Exception:
+            _log.exception("request %s failed", call.record.request_id)
+            return self._refusal(call, ApiError("internal_error", close=True))
+        if not call.request.content.at_eof():
+            response.force_close()
+        return response
+
+    async def _answer(self, call: Call) -> StreamResponse:
+        request = call.request
+        target = request.raw_path
+        check_head(
+            request.version, target, request.raw_headers, block_limit_bytes=self.head_block_bytes
+        )
+        path, _, query = target.partition("?")
+        route = self._route(path)
+        call.record.route = route.name if route is not None else "other"
+        if request.method == "OPTIONS" and self.cors.enabled:
+            return self._preflight(call)
+        if request.method not in _METHODS:
+            raise ApiError("method_not_allowed")
+        if route is None:
+            raise not_found(path)
+        endpoint = route.endpoint(request.method)
+        if endpoint is None:
+            call.headers["Allow"] = route.allow
+            raise ApiError("method_not_allowed")
+        if route.open:
+            return await endpoint(call)
+        if _KEY_PREFIX in query:
+            raise ApiError("invalid_http", "An API key does not belong into the URL.")
+        self._authorise(call, route)
+        if self.draining:
+            raise ApiError("draining", retry_after_s=1.0)
+        return await endpoint(call)
+
+    def _route(self, path: str) -> Route | None:
+        route = self.routes.get(path)
+        if route is not None:
+            return route
+        for prefix, candidate in self.patterns:
+            if path.startswith(prefix) and len(path) > len(prefix):
+                return candidate
+        return None
+
+    def _authorise(self, call: Call, route: Route) -> None:
+        principal = self.auth.identify(
+            call.request.headers,
+            call.record.client,
+            now=self.clocks.monotonic(),
+            wall_now=self.clocks.wall(),
+        )
+        call.principal = principal
+        call.record.key_id = principal.key_id
+        if route.scope is not None and route.scope not in principal.scopes:
+            raise ApiError("permission_denied", f"This API key lacks the scope '{route.scope}'.")
+
+    def _preflight(self, call: Call) -> Response:
+        headers = call.request.headers
+        for name, value in self.cors.preflight_headers(
+            headers.get("Origin"), headers.get("Access-Control-Request-Headers")
+        ):
+            call.headers[name] = value
+        return Response(status=204, headers=call.headers)
+
+    # -- around it
+
+    def _open_call(self, request: FrontRequest) -> Call:
+        headers = request.headers
+        request_id = safe_request_id(headers.get("X-Request-Id")) or f"req_{uuid.uuid4().hex}"
+        record = AccessRecord(
+            request_id=request_id,
+            client=self.proxies.client(request.remote or "local", headers.get("X-Forwarded-For")),
+            method=request.method,
+        )
+        retries = headers.get("X-Stainless-Retry-Count", "")
+        record.retry_count = int(retries) if retries.isdecimal() and len(retries) < 4 else 0
+        reply_headers = CIMultiDict(
+            (
+                ("x-request-id", request_id),
+                ("request-id", request_id),
+                ("x-api-version", "v1"),
+                ("Cache-Control", "no-store"),
+            )
+        )
+        if self.cors.enabled:
+            reply_headers.extend(self.cors.reply_headers(headers.get("Origin")))
+        return Call(request, record, reply_headers)
+
+    def _refusal(self, call: Call, error: ApiError) -> Response:
+        call.record.error_code = error.code
+        for name, value in error.headers():
+            call.headers[name] = value
+        response = Response(
+            status=error.status,
+            body=error.body(),
+            headers=call.headers,
+            content_type="application/json",
+        )
+        if error.close or not call.request.content.at_eof():
+            response.force_close()
+        return response
+
+    def _write_down(self, call: Call) -> None:
+        self.metrics.observe(call.record)
+        self.access_log.write(call.record)

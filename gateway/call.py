@@ -1,0 +1,51 @@
+"""One request while it is being answered: what every step needs to know of it."""
+
+from __future__ import annotations
+
+import asyncio
+
+from multidict import CIMultiDict
+
+from gateway.accesslog import AccessRecord
+from gateway.errors import ApiError
+from gateway.server import FrontRequest
+from keys import Principal
+
+__all__ = ["Call"]
+
+
+class Call:
+    """A request, its reply headers, its log record, and the way to end it early.
+
+    Owned by the task that handles the request; others may only `kill` it.
+    """
+
+    __slots__ = ("_killed", "_task", "headers", "principal", "record", "request")
+
+    def __init__(
+        self, request: FrontRequest, record: AccessRecord, headers: CIMultiDict[str]
+    ) -> None:
+        self.request = request
+        self.record = record
+        self.headers = headers
+        self.principal: Principal | None = None
+        self._killed: ApiError | None = None
+        self._task = asyncio.current_task()
+
+    def __repr__(self) -> str:
+        return f"<Call {self.record.request_id} {self.record.route}>"
+
+    def kill(self, error: ApiError) -> None:
+        """End the call with *error*, wherever it waits: a status, or the stream's last frame."""
+        if self._killed is None and self._task is not None:
+            self._killed = error
+            self._task.cancel()
+
+    def why_cancelled(self) -> ApiError | None:
+        """The error the call was killed with; None when it was the client who left.
+
+        Whoever asks takes over: the task counts as not cancelled any more.
+        """
+        if self._killed is not None and self._task is not None:
+            self._task.uncancel()
+        return self._killed

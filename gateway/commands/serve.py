@@ -1,0 +1,157 @@
+"""`llama-gateway serve`: runs the service until it is told to stop.
+
+The order matters: settings, logs, health port, and only then whatever takes long to import. A
+platform probes the health port from the first second on.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+from typing import TYPE_CHECKING
+
+import click
+
+from gateway.cli import load_or_exit, settings_options
+
+if TYPE_CHECKING:
+    from gateway.config import Loaded
+    from gateway.service import Foundation
+    from gateway.settings import Settings
+
+__all__ = ["serve"]
+
+_log = logging.getLogger(__name__)
+
+
+@click.command()
+@click.option(
+    "--first-run",
+    is_flag=True,
+    help="Make the first API key when there is none, and show how to use the service.",
+)
+@settings_options
+def serve(first_run: bool, **flags: object) -> None:
+    """Run the service.
+
+    Exit codes: 0 stopped as asked; 1 it cannot start; 2 the settings are wrong; 70 the engine
+    crashed too often or never became ready; 71 the engine could not be killed; 128+n a second
+    signal n forced the end.
+    """
+    from gateway.logs import setup
+
+    loaded = load_or_exit(**flags)  # type: ignore[arg-type]
+    settings = loaded.settings
+    setup(
+        level=settings.log_level,
+        log_format=settings.log_format,
+        repeat_limit=settings.log_repeat_limit,
+        secrets=filter(None, (settings.hf_token, settings.backend_api_key)),
+    )
+    _say_what_is_odd(loaded)
+    secret = _first_key(settings) if first_run else None
+    sys.exit(_serve(settings, secret, first_run))
+
+
+def _serve(settings: Settings, secret: str | None, first_run: bool) -> int:
+    from gateway.accesslog import AccessLog
+    from gateway.routes import probe_paths
+    from gateway.service import CLOCKS, lay_foundation
+    from gateway.version import VERSION
+    from gateway.wiring import verdict_options
+    from health import HealthPortError, HealthServer
+
+    access_log = AccessLog(
+        sys.stderr.fileno(),
+        line_format="json" if settings.log_format == "json" else "text",
+        clock=CLOCKS.wall,
+        quiet_routes=probe_paths(settings.health_check_path),
+    )
+    foundation = lay_foundation(settings, access_log, VERSION)
+    health: HealthServer | None = None
+    if not settings.one_listener:
+        health = HealthServer(
+            settings.host,
+            settings.port_health,
+            snapshot=foundation.status.snapshot,
+            metrics=lambda: foundation.metrics.render(foundation.status.snapshot()),
+            clock=CLOCKS.monotonic,
+            options=verdict_options(settings),
+        )
+        try:
+            health.start()
+        except HealthPortError as exc:
+            _log.error("%s", exc)
+            return 1
+        _log.info("health port is open on %s:%d", settings.host, health.port)
+    try:
+        return _run(settings, foundation, secret, first_run)
+    finally:
+        if health is not None:
+            health.stop()
+
+
+def _run(settings: Settings, foundation: Foundation, secret: str | None, first_run: bool) -> int:
+    import uvloop
+
+    from backend import OperatorError
+    from gateway.config import environment
+    from gateway.first_run import welcome
+    from gateway.lifecycle import Lifecycle
+    from gateway.listener import PortTaken
+    from gateway.service import compose
+    from gateway.wiring import model_alias
+
+    async def run() -> int:
+        parts = compose(
+            settings,
+            environment(),
+            foundation,
+            announce=lambda: announce(parts.listener.getsockname()[1]),
+        )
+        port = parts.listener.getsockname()[1]
+        _log.info("api port is open on %s:%d", settings.host, port)
+        return await Lifecycle(parts).run()
+
+    def announce(port: int) -> None:
+        _log.info("ready: http://%s:%d/v1", settings.host, port)
+        if first_run:
+            auth = settings.auth_enabled and settings.auth_mode == "keys"
+            text = welcome(settings.host, port, model_alias(settings), secret, auth=auth)
+            click.echo(text)
+
+    try:
+        return uvloop.run(run())
+    except (PortTaken, OperatorError) as exc:
+        _log.error("%s", exc)
+        return 1
+
+
+def _first_key(settings: Settings) -> str | None:
+    from keys import KeysError, create_first_key
+
+    if not (settings.auth_enabled and settings.auth_mode == "keys"):
+        return None
+    try:
+        return create_first_key(
+            settings.auth_keys_file, settings.auth_pepper_file, "made by the first run"
+        )
+    except KeysError as exc:
+        raise click.ClickException(str(exc)) from exc
+
+
+def _say_what_is_odd(loaded: Loaded) -> None:
+    for warning in loaded.warnings:
+        _log.warning("%s", warning)
+    for name in loaded.not_enforced_yet:
+        _log.warning("%s is accepted but has no effect in this version", name)
+    if not loaded.settings.auth_enabled:
+        _warn_of_open_door()
+
+
+def _warn_of_open_door() -> None:
+    _log.warning("AUTH_ENABLED is false: everyone who reaches the port may use the service")
+    timer = threading.Timer(600.0, _warn_of_open_door)
+    timer.daemon = True
+    timer.start()

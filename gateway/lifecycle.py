@@ -1,0 +1,266 @@
+"""Starts and stops everything, in order, within one shutdown budget.
+
+Start: the public port opens before anything slow, then the engine and the model are found, then the
+child is started. (The health port is open before all this and closes after it; its thread belongs
+to the caller.)
+
+Stop, on SIGTERM or SIGINT:
+1. the state is ``draining``: probes say so, while new work is still taken for ``drain_delay_s``,
+   because a platform's routers hear of it late;
+2. new work is refused, idle connections close, those who queue are told;
+3. running calls may finish within ``drain_timeout_s``;
+4. what still runs then is ended with an error;
+5. the connections to the engine close first (llama-server does not leave while one is open), then
+   the engine is stopped, then the port closes.
+A second signal skips to step 4.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+import threading
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from backend import (
+    FAILURE_EXIT_CODES,
+    BackendError,
+    EngineCommand,
+    EngineSnapshot,
+    EngineState,
+    Supervisor,
+)
+from gateway.accesslog import AccessLog
+from gateway.admission import Admission
+from gateway.app import App
+from gateway.engine_link import EngineLink
+from gateway.errors import ApiError
+from gateway.keywatch import KeyWatch
+from gateway.server import FrontServer
+from gateway.status import ServiceStatus
+from gateway.tasks import Tasks
+
+__all__ = ["DrainSettings", "Lifecycle", "Parts"]
+
+_log = logging.getLogger(__name__)
+
+_BEAT_S = 0.25
+_LAG_S = 0.25
+_FLUSH_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class DrainSettings:
+    """The shutdown budget, in seconds."""
+
+    delay_s: float
+    timeout_s: float
+
+
+class SupervisorMaker(Protocol):
+    """Makes the supervisor of a command; it reports each state to *on_change*."""
+
+    def __call__(
+        self, command: EngineCommand, on_change: Callable[[EngineSnapshot], None]
+    ) -> Supervisor:
+        """Make it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What there is to start and stop."""
+
+    app: App
+    front: FrontServer
+    listener: socket.socket
+    admission: Admission
+    link: EngineLink
+    status: ServiceStatus
+    tasks: Tasks
+    access_log: AccessLog
+    keywatch: KeyWatch | None
+    prepare: Callable[[], EngineCommand]
+    """Finds engine and model; slow, runs in a thread.
+
+    Raises:
+        BackendError: The operator must change something, or the network failed.
+    """
+    supervise: SupervisorMaker
+    drain: DrainSettings
+    on_lag: Callable[[float], None]
+    announce: Callable[[], None]
+    """Tells the person at the terminal that the service is ready; called once."""
+
+
+class Lifecycle:
+    """One run of the service, from open port to exit code."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._stop = asyncio.Event()
+        self._force = asyncio.Event()
+        self._signal: signal.Signals | None = None
+        self._exit_code = 0
+        self._supervisor: Supervisor | None = None
+        self._announced = False
+
+    async def run(self) -> int:
+        """Serve until told to stop; returns the exit code."""
+        parts = self._parts
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._on_stop_signal, number)
+        loop.add_signal_handler(signal.SIGHUP, self._on_reload_signal)
+        server = await loop.create_server(parts.front, sock=parts.listener)
+        parts.tasks.spawn(self._beat(), "beat")
+        if parts.keywatch is not None:
+            parts.tasks.spawn(parts.keywatch.run(), "keywatch")
+        parts.tasks.spawn(self._bring_up(), "bring-up")
+        try:
+            await self._stop.wait()
+            await self._drain()
+        finally:
+            await self._stop_engine()
+            server.close()
+            await parts.front.shutdown(_FLUSH_S)
+            await parts.tasks.stop()
+            parts.access_log.close()
+        _log.info("stopped with exit code %d", self._exit_code)
+        return self._exit_code
+
+    # -- start
+
+    async def _bring_up(self) -> None:
+        parts = self._parts
+        parts.status.preparing = True
+        try:
+            command = await _in_daemon_thread(parts.prepare)
+            parts.link.aim(command.address, command.key)
+            self._supervisor = parts.supervise(command, self._on_engine)
+            await self._supervisor.start()
+        except BackendError as exc:
+            _log.error("cannot start: %s", exc)
+            self._fail(1)
+        except Exception:
+            _log.exception("cannot start")
+            self._fail(1)
+        finally:
+            parts.status.preparing = False
+
+    def _on_engine(self, snapshot: EngineSnapshot) -> None:
+        self._parts.link.take_state(snapshot)
+        if snapshot.state is EngineState.READY and not self._announced:
+            self._announced = True
+            self._parts.announce()
+        elif snapshot.state is EngineState.FAILED:
+            for line in snapshot.output_tail:
+                _log.error("the engine's last words: %s", line)
+            self._fail(FAILURE_EXIT_CODES[snapshot.failure] if snapshot.failure else 1)
+
+    def _fail(self, exit_code: int) -> None:
+        """Nothing can be served: leave, so that the platform replaces this box."""
+        self._parts.status.failed = True
+        self._parts.admission.close("engine_unavailable", retry_after_s=30.0)
+        self._exit_code = exit_code
+        self._stop.set()
+
+    # -- while it runs
+
+    async def _beat(self) -> None:
+        """Show that the loop is alive, and notice when it was not."""
+        parts = self._parts
+        loop = asyncio.get_running_loop()
+        while True:
+            due_s = loop.time() + _BEAT_S
+            parts.status.beat(loop.time())
+            await asyncio.sleep(_BEAT_S)
+            lag_s = loop.time() - due_s
+            parts.on_lag(lag_s)
+            if lag_s > _LAG_S:
+                _log.warning("the event loop was late by %.2f s", lag_s)
+
+    def _on_reload_signal(self) -> None:
+        if self._parts.keywatch is not None:
+            self._parts.tasks.spawn(self._parts.keywatch.reload(), "reload-on-signal")
+
+    def _on_stop_signal(self, number: signal.Signals) -> None:
+        if self._signal is None:
+            self._signal = number
+            _log.info("%s: draining", signal.Signals(number).name)
+        else:
+            _log.warning("%s again: stopping now", signal.Signals(number).name)
+            self._exit_code = 128 + number
+            self._force.set()
+        self._stop.set()
+
+    # -- stop
+
+    async def _drain(self) -> None:
+        parts = self._parts
+        if not parts.status.failed:
+            parts.status.draining = True
+            await self._unless_forced(asyncio.sleep(parts.drain.delay_s), parts.drain.delay_s)
+        parts.app.draining = True
+        parts.admission.close("draining", retry_after_s=1.0)
+        parts.front.close_idle()
+        if parts.app.calls:
+            _log.info("waiting for %d running calls", len(parts.app.calls))
+        await self._unless_forced(self._calls_over(), parts.drain.timeout_s)
+        for call in tuple(parts.app.calls):
+            call.kill(ApiError("draining", retry_after_s=1.0))
+        try:
+            await asyncio.wait_for(self._calls_over(), _FLUSH_S)
+        except TimeoutError:
+            _log.warning("%d calls did not end in time", len(parts.app.calls))
+
+    async def _calls_over(self) -> None:
+        over = asyncio.Event()
+        self._parts.app.on_quiet = over.set
+        if self._parts.app.calls:
+            await over.wait()
+
+    async def _unless_forced(self, work: Coroutine[Any, Any, None], limit_s: float) -> None:
+        """Wait for *work*, for *limit_s*, or for a second signal, whichever comes first."""
+        waits = (asyncio.ensure_future(work), asyncio.ensure_future(self._force.wait()))
+        await asyncio.wait(waits, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
+        for wait in waits:
+            wait.cancel()
+
+    async def _stop_engine(self) -> None:
+        self._parts.link.hang_up()
+        if self._supervisor is not None:
+            await self._supervisor.stop()
+
+
+async def _in_daemon_thread(work: Callable[[], EngineCommand]) -> EngineCommand:
+    """Run slow work so that it can never hold up the exit, as an executor's thread would."""
+    loop = asyncio.get_running_loop()
+    result: asyncio.Future[EngineCommand] = loop.create_future()
+
+    def settle(value: EngineCommand | None, error: BaseException | None) -> None:
+        if result.done():
+            return
+        if error is not None:
+            result.set_exception(error)
+        else:
+            assert value is not None
+            result.set_result(value)
+
+    def run() -> None:
+        value: EngineCommand | None = None
+        failure: BaseException | None = None
+        try:
+            value = work()
+        except BaseException as exc:  # noqa: BLE001  (handed over, not swallowed)
+            failure = exc
+        try:
+            loop.call_soon_threadsafe(settle, value, failure)
+        except RuntimeError:
+            _log.debug("the service was gone before its engine was found")
+
+    threading.Thread(target=run, name="find-engine-and-model", daemon=True).start()
+    return await result

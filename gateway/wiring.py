@@ -1,0 +1,171 @@
+"""Settings flow down as values: each part gets its own small settings, filled in here. Pure.
+
+The other rooms know nothing of the big settings model and read no environment; this is the only
+place that knows both sides.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from backend import EngineSettings, FindSettings, ModelSettings, SupervisorSettings, public_name
+from gateway.dialects import FieldPolicy
+from gateway.engine_link import ServedModel
+from gateway.lifecycle import DrainSettings
+from gateway.relay import RelaySettings
+from gateway.server import ServerLimits
+from gateway.settings import Settings
+from health import VerdictOptions
+
+__all__ = [
+    "drain_settings",
+    "engine_settings",
+    "field_policy",
+    "find_settings",
+    "model_alias",
+    "model_settings",
+    "relay_settings",
+    "served_model",
+    "server_limits",
+    "supervisor_settings",
+    "verdict_options",
+]
+
+_MOCK_NAME = "mock"
+_CUDA: dict[str, Literal["auto", "on", "off"]] = {"auto": "auto", "on": "on", "off": "off"}
+
+
+def find_settings(settings: Settings) -> FindSettings:
+    """Where to look for the engine."""
+    return FindSettings(
+        llama_server=settings.llama_server,
+        cache_dir=settings.cache_dir,
+        cuda=_CUDA[settings.engine_cuda],
+    )
+
+
+def model_settings(settings: Settings) -> ModelSettings:
+    """Which model was asked for."""
+    return ModelSettings(
+        models_dir=settings.models_dir,
+        model_path=settings.model_path,
+        model_name=settings.model_name,
+        model_url=settings.model_url,
+        model_sha256=settings.model_sha256,
+        model_hf=settings.model_hf,
+        cache_dir=settings.cache_dir,
+    )
+
+
+def model_alias(settings: Settings) -> str:
+    """The model's public name; known before any file is looked at."""
+    if settings.model_alias:
+        return settings.model_alias
+    if settings.engine == "mock" and not (settings.model_name or settings.model_path):
+        return _MOCK_NAME
+    return public_name(model_settings(settings))
+
+
+def engine_settings(settings: Settings, binary: Path | None, model: Path | None) -> EngineSettings:
+    """How the engine is to be started."""
+    return EngineSettings(
+        kind="mock" if settings.engine == "mock" else "llama-server",
+        binary=binary,
+        model=model,
+        hf=settings.model_hf if model is None and settings.engine != "mock" else None,
+        alias=model_alias(settings),
+        ctx=settings.ctx,
+        parallel=settings.parallel,
+        ngl=settings.ngl,
+        tensor_split=",".join(f"{share:g}" for share in settings.tensor_split) or None,
+        split_mode=settings.split_mode,
+        threads=settings.threads,
+        embeddings=_embeds(settings),
+        rerank=_ranks(settings),
+        pooling=settings.pooling,
+        mmproj=settings.mmproj,
+        extra_args=settings.extra_args,
+    )
+
+
+def _embeds(settings: Settings) -> bool:
+    return settings.embeddings or settings.engine == "mock"
+
+
+def _ranks(settings: Settings) -> bool:
+    return settings.rerank or settings.engine == "mock"
+
+
+def supervisor_settings(settings: Settings) -> SupervisorSettings:
+    """Times and budgets of supervision."""
+    return SupervisorSettings(
+        load_timeout_s=settings.load_timeout,
+        stop_grace_s=settings.engine_stop_timeout,
+        backoff_cap_s=settings.restart_backoff_max,
+        crash_budget=settings.crash_limit,
+        crash_window_s=settings.crash_window,
+    )
+
+
+def served_model(settings: Settings) -> ServedModel:
+    """What the gateway says about the model."""
+    return ServedModel(
+        alias=model_alias(settings),
+        embeddings=_embeds(settings),
+        rerank=_ranks(settings),
+        slots_limit=settings.max_concurrent_requests,
+    )
+
+
+def field_policy(settings: Settings) -> FieldPolicy:
+    """What happens to the fields of a request."""
+    return FieldPolicy(
+        unknown="reject" if settings.unknown_params == "reject" else "drop",
+        allow=frozenset(settings.allow_fields),
+        cache_prompt=settings.prompt_cache_scope == "shared",
+        max_tokens_cap=settings.max_tokens_cap,
+    )
+
+
+def relay_settings(settings: Settings) -> RelaySettings:
+    """How long things may take on the way to the engine and back."""
+    return RelaySettings(
+        heartbeat_after_s=settings.heartbeat_after,
+        heartbeat_interval_s=settings.heartbeat_interval,
+        request_timeout_s=settings.request_timeout,
+    )
+
+
+def server_limits(settings: Settings, open_files: int) -> ServerLimits:
+    """Bounds on connections and request heads.
+
+    Args:
+        settings: The effective settings.
+        open_files: How many files the process may have open; some are kept for other uses.
+    """
+    return ServerLimits(
+        header_timeout_s=settings.client_header_timeout,
+        keepalive_s=settings.keepalive_timeout,
+        request_line_bytes=settings.max_request_line_size,
+        header_line_bytes=settings.max_header_line_size,
+        headers=settings.max_headers,
+        header_block_bytes=settings.max_header_block_size,
+        stream_buffer_bytes=settings.stream_buffer_bytes,
+        client_stall_s=settings.client_stall_timeout,
+        connections=settings.max_connections or max(min(10_000, open_files - 128), 16),
+        connections_per_address=settings.max_connections_per_address or 1 << 30,
+    )
+
+
+def drain_settings(settings: Settings) -> DrainSettings:
+    """The shutdown budget."""
+    return DrainSettings(delay_s=settings.drain_delay, timeout_s=settings.drain_timeout)
+
+
+def verdict_options(settings: Settings) -> VerdictOptions:
+    """What the operator chose about the probes."""
+    return VerdictOptions(
+        health_check_path=settings.health_check_path,
+        ping_while_loading=200 if settings.ping_while_loading == "200" else 204,
+    )
