@@ -18,7 +18,7 @@ from gateway.metrics import Metrics
 from gateway.status import ServiceStatus
 from health import VerdictOptions, answer
 
-__all__ = ["Endpoints", "MODELS_PREFIX"]
+__all__ = ["MODELS_PREFIX", "Endpoints"]
 
 MODELS_PREFIX = "/v1/models/"
 _GPU_READING_LASTS_S = 2.0

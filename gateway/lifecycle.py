@@ -255,7 +255,7 @@ async def _in_daemon_thread(work: Callable[[], EngineCommand]) -> EngineCommand:
         failure: BaseException | None = None
         try:
             value = work()
-        except BaseException as exc:  # noqa: BLE001  (handed over, not swallowed)
+        except BaseException as exc:
             failure = exc
         try:
             loop.call_soon_threadsafe(settle, value, failure)

@@ -43,6 +43,7 @@ class ServiceProcess:
         self.lines: list[str] = []
         self._news: queue.Queue[str | None] = queue.Queue()
         self._process: subprocess.Popen[str] | None = None
+        self.key = ""
         self.port = 0
         self.health_port = 0
 
