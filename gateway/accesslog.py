@@ -2,9 +2,11 @@
 
 Rules:
 - nothing from outside is written as it came: control characters, line and paragraph separators,
-  direction marks, quotes and bytes that are no UTF-8 are escaped, and every value is cut;
-- a query never gets in, and neither does a prompt, a completion or a credential: the record has
-  no field for them;
+  direction marks, quotes and bytes that are no UTF-8 are escaped, every value is cut, and what
+  looks like a credential is masked, for people do put keys into paths, ids and model names;
+- a query never gets in, and neither does a prompt or a completion: the record has no field for
+  them;
+- lines look like the rest of the log (see ``gateway.logs``), under the name ``gateway.access``;
 - `AccessLog.write` makes the line and appends it to a buffer. A thread writes the buffer out, so
   a reader of our output that has stopped reading cannot stop the API loop;
 - nothing here raises because of the sink: what cannot be written, or does not fit into the
@@ -20,13 +22,18 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, Literal
 
 import orjson
 
+from gateway.redaction import Redactor
+
 __all__ = ["AccessLog", "AccessRecord", "clean", "json_line", "text_line"]
 
 _VALUE_MAX_CHARS = 256
+_LOOKED_AT_CHARS = 1024
+_NAME = "gateway.access"
 _BUFFER_MAX_BYTES = 4 << 20
 _WRITE_PAUSE_S = 0.1
 """Lines are gathered for this long: one system call for many requests."""
@@ -86,20 +93,31 @@ def clean(value: str, limit_chars: int = _VALUE_MAX_CHARS) -> str:
     return value if _UNSAFE.search(value) is None else _UNSAFE.sub(_escape, value)
 
 
+_redact = Redactor()
+_OUR_ID = re.compile("req_[0-9a-f]{32}")
+
+
+@lru_cache(maxsize=512)
+def _outside(value: str) -> str:
+    """A value from outside, fit to be shown. Most requests bring the same few values."""
+    return clean(_redact(value[:_LOOKED_AT_CHARS]))
+
+
 def _fields(record: AccessRecord) -> dict[str, Any]:
     """What is known of *record*, in the order in which it is shown."""
+    request_id = record.request_id
     fields: dict[str, Any] = {
-        "request_id": clean(record.request_id),
-        "client": clean(record.client),
-        "method": clean(record.method),
-        "route": clean(record.route),
+        "request_id": request_id if _OUR_ID.fullmatch(request_id) else _outside(request_id),
+        "client": _outside(record.client),
+        "method": _outside(record.method),
+        "route": _outside(record.route),
         "status": record.status,
         "total_ms": round(record.total_s * 1000, 1),
         "bytes_in": record.bytes_in,
         "bytes_out": record.bytes_out,
     }
     if record.route == "other" and record.path:
-        fields["path"] = clean(record.path.partition("?")[0])
+        fields["path"] = _outside(record.path.partition("?")[0])
     for name, value in (
         ("key", record.key_id),
         ("model", record.model),
@@ -107,7 +125,7 @@ def _fields(record: AccessRecord) -> dict[str, Any]:
         ("error", record.error_code),
     ):
         if value is not None:
-            fields[name] = clean(value)
+            fields[name] = _outside(value)
     if record.model is not None:
         fields["stream"] = record.stream
         fields["queue_ms"] = round(record.queue_s * 1000, 1)
@@ -124,13 +142,13 @@ def _fields(record: AccessRecord) -> dict[str, Any]:
 
 def json_line(record: AccessRecord, stamp: str) -> bytes:
     """The record as one JSON object and a line feed."""
-    head = {"time": stamp, "level": "info", "event": "access"}
+    head = {"ts": stamp, "level": "info", "logger": _NAME, "message": "request"}
     return orjson.dumps(head | _fields(record), option=orjson.OPT_APPEND_NEWLINE)
 
 
 def text_line(record: AccessRecord, stamp: str) -> bytes:
     """The record as ``name=value`` pairs; values with spaces are in double quotes."""
-    parts = [stamp, "INFO", "access"]
+    parts = [f"{stamp} INFO    {_NAME}: request "]
     for name, value in _fields(record).items():
         if isinstance(value, str) and (" " in value or "=" in value or not value):
             value = f'"{value}"'

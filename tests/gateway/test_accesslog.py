@@ -84,7 +84,7 @@ def text_log(descriptor: int, **options: object) -> AccessLog:
 
 def test_a_text_line() -> None:
     assert text_line(RECORD, STAMP).decode() == (
-        f"{STAMP} INFO access request_id=req_1 client=10.0.0.9 method=POST"
+        f"{STAMP} INFO    gateway.access: request  request_id=req_1 client=10.0.0.9 method=POST"
         " route=/v1/chat/completions status=200 total_ms=1500.0 bytes_in=100 bytes_out=900"
         ' key=k1 model="my model" finish=stop stream=true queue_ms=12.3 ttft_ms=250.0'
         " prompt_tokens=10 cached_tokens=4 completion_tokens=11 retry=1\n"
@@ -95,9 +95,10 @@ def test_a_json_line() -> None:
     line = json_line(RECORD, STAMP)
     assert line.endswith(b"}\n")
     assert json.loads(line) == {
-        "time": STAMP,
+        "ts": STAMP,
         "level": "info",
-        "event": "access",
+        "logger": "gateway.access",
+        "message": "request",
         "request_id": "req_1",
         "client": "10.0.0.9",
         "method": "POST",
@@ -148,6 +149,22 @@ def test_no_value_from_outside_breaks_a_line_or_its_quotes(field: str, value: st
     assert value not in json.loads(shown).values()
 
 
+@pytest.mark.parametrize("field", ["path", "model", "request_id", "client", "method"])
+@pytest.mark.parametrize(
+    "key",
+    [
+        "sk-lg-abcdef123456-S3cretPartOfTheKeyS3cretPartOfTheKey",
+        "sk%2Dlg%2Dabcdef123456-S3cretPartOfTheKeyS3cretPartOfTheKey",
+        "c2stbGctYWJjZGVmMTIzNDU2LVMzY3JldFBhcnRPZlRoZUtleQ",
+    ],
+)
+def test_a_key_in_the_wrong_place_is_masked(field: str, key: str) -> None:
+    record = replace(RECORD, route="other", **{field: f"/v1/{key}"})
+    for line in (text_line(record, STAMP), json_line(record, STAMP)):
+        assert b"S3cret" not in line
+        assert b"c2stbGct" not in line
+
+
 @pytest.mark.parametrize(
     ("value", "shown"),
     [
@@ -180,7 +197,7 @@ def test_lines_are_written_in_order(pipe: Pipe) -> None:
     for number in range(200):
         log.write(replace(RECORD, request_id=f"r{number}"))
     lines = pipe.lines(200)
-    assert [line.split()[3] for line in lines] == [b"request_id=r%d" % n for n in range(200)]
+    assert [line.split()[4] for line in lines] == [b"request_id=r%d" % n for n in range(200)]
     log.close()
 
 
