@@ -13,7 +13,8 @@ from gateway.settings import Settings
 
 __all__ = ["Clash", "clashes", "near_miss", "worries"]
 
-_MODEL_SOURCES = ("model_path", "model_name", "model_url", "model_hf")
+_MODEL_SOURCES = ("model_path", "model_url", "model_hf")
+_NOT_BUILT = ("external", "llama-cpp-python")
 _LOOPBACK = ("127.", "localhost", "::1")
 
 
@@ -43,6 +44,9 @@ def _engine_clashes(s: Settings) -> Iterator[Clash]:
         yield Clash(
             ("backend_url", "engine_kind"), "must be unset, or ENGINE_KIND must be external or auto"
         )
+    if s.engine in _NOT_BUILT:
+        name = "backend_url" if s.backend_url else "engine_kind"
+        yield Clash((name,), f"must be unset: the engine {s.engine} is not supported yet")
     if s.embeddings and s.rerank:
         yield Clash(("rerank", "embeddings"), "must be false, as EMBEDDINGS is true: choose one")
     if s.rerank and s.pooling not in (None, "rank"):

@@ -363,7 +363,11 @@ class Settings(BaseModel):
     )
     model_name: Annotated[
         str | None, Text("a file name under MODELS_DIR", r"[^\x00-\x1f\x7f]{1,512}", "none")
-    ] = _set(None, "model", "Name of the GGUF file under MODELS_DIR.")
+    ] = _set(
+        None,
+        "model",
+        "The GGUF file under MODELS_DIR, with or without .gguf; also the model's name in the API.",
+    )
     models_dir: Annotated[Path, FilePath()] = _set(
         Path("data/models"), "model", "Folder with models.", note="DATA_DIR/models"
     )
