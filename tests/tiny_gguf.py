@@ -17,7 +17,9 @@ How it is done: dimension 0 of every token's vector is the same constant, so col
 matrix is a bias for each token; the rest of a token's output row is the vector of the token that it
 follows. The template ends with a cue token when a tool is to be called.
 
-The same arguments give the same bytes. The file appears whole or not at all.
+The same arguments give the same bytes. The file appears whole or not at all. At the default shape
+it is a quarter of a megabyte and speaks about 10,000 tokens/s on one core; for slower streams make
+it larger (``--dim 512 --layers 4 --heads 8 --ffn 2048``: 31 MB, about 900 tokens/s).
 
     python tests/tiny_gguf.py --kind chat --out tiny.gguf
     llama-server -m tiny.gguf -c 4096 -np 2 -t 1 --no-warmup --fit off
@@ -74,8 +76,8 @@ CHAT_TEMPLATE = """\
 
 CONSTANT = 8.0  # dimension 0 of every vector in the residual stream
 NEVER = -40.0  # bias of tokens that only a grammar can bring about
-FOLLOWS = 0.08  # how strongly a word calls for the next one; sampling still gets a choice
-COMPELS = 1.2  # the same, strong enough to overcome NEVER
+FOLLOWS = 3.6  # what a word adds to the logit of the next one; sampling still gets a choice
+COMPELS = 54.0  # the same, strong enough to overcome NEVER
 WEIGHT_OF_WORDS = 46.0  # e**logit added up over the words, measured: sets `mean_tokens`
 
 
@@ -224,16 +226,17 @@ def _text_header(out: Any, shape: Shape, vocab: Vocabulary, kind: str) -> None:
 
 
 def _output(vectors: np.ndarray, vocab: Vocabulary, mean_tokens: int | None) -> np.ndarray:
+    # The last norm brings a vector to length sqrt(dim): both parts of it shrink by this factor.
     dim = vectors.shape[1]
+    shrunk = math.sqrt(dim / (CONSTANT**2 + dim - 1))
+    unit = 1 / (shrunk * (dim - 1))
     output = np.zeros(vectors.shape)
     for before, word in zip([vocab.words[-1], *vocab.words[:-1]], vocab.words, strict=True):
-        output[word] = FOLLOWS * vectors[before]
+        output[word] = FOLLOWS * unit * vectors[before]
     index = vocab.tokens.index
     for cue, answer in ((CONTROL[CUE], MARKS[0]), ('"', "o"), ("o", "k"), ("k", '"')):
-        output[index(answer)] = COMPELS * vectors[index(cue)]
-    # The last norm brings a vector to length sqrt(dim); this is what becomes of dimension 0.
-    constant = CONSTANT * math.sqrt(dim / (CONSTANT**2 + dim - 1))
-    output[:, 0] = _bias(vocab, mean_tokens) / constant
+        output[index(answer)] = COMPELS * unit * vectors[index(cue)]
+    output[:, 0] = _bias(vocab, mean_tokens) / (shrunk * CONSTANT)
     return output
 
 
