@@ -26,6 +26,7 @@ from keys.errors import FileRefused, LockTimeout, WriteFailed
 __all__ = [
     "MAX_FILE_BYTES",
     "Look",
+    "distrust",
     "locked",
     "look",
     "read_private",
@@ -71,7 +72,7 @@ def read_private(path: Path, *, any_owner: bool = False, limit: int = MAX_FILE_B
         missing = exc.errno == errno.ENOENT
         raise FileRefused(path, _reading_problem(exc), missing=missing) from exc
     try:
-        reason = _distrust(os.fstat(fd), any_owner=any_owner, limit=limit)
+        reason = distrust(os.fstat(fd), os.geteuid(), any_owner=any_owner, limit=limit)
         if reason is not None:
             raise FileRefused(path, reason)
         return _read_all(fd, path, limit)
@@ -100,12 +101,13 @@ def _reading_problem(exc: OSError) -> str:
     return f"the file cannot be read ({os.strerror(exc.errno or 0)})"
 
 
-def _distrust(found: os.stat_result, *, any_owner: bool, limit: int) -> str | None:
+def distrust(found: os.stat_result, user: int, *, any_owner: bool, limit: int) -> str | None:
+    """Why an opened file cannot be trusted by *user*, or None."""
     if not stat.S_ISREG(found.st_mode):
         return "this is not a regular file"
-    if not any_owner and found.st_uid not in (os.geteuid(), 0):
+    if not any_owner and found.st_uid not in (user, 0):
         return (
-            f"the file belongs to user {found.st_uid}; it must belong to user {os.geteuid()} "
+            f"the file belongs to user {found.st_uid}; it must belong to user {user} "
             "(who runs this) or to root: use chown"
         )
     mode = stat.S_IMODE(found.st_mode)
