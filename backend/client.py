@@ -18,6 +18,7 @@ Rules:
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Protocol, cast
 
 import httptools
@@ -297,6 +298,7 @@ class EngineClient:
         key: The engine's own key; never logged.
         connect_timeout_s: Seconds a connection attempt may take.
         idle_s: Seconds an unused connection is kept; less than the engine's 5.
+        on_use: Told for each request whether its connection was used before.
     """
 
     def __init__(
@@ -306,6 +308,7 @@ class EngineClient:
         *,
         connect_timeout_s: float = 5.0,
         idle_s: float = 4.0,
+        on_use: Callable[[bool], None] | None = None,
     ) -> None:
         self._address = address
         self._connect_timeout_s = connect_timeout_s
@@ -314,7 +317,7 @@ class EngineClient:
         self._all: set[_Connection] = set()
         self._reaper: asyncio.TimerHandle | None = None
         self._common = f"Host: engine\r\nAuthorization: Bearer {key}\r\nAccept: */*\r\n".encode()
-        self.opened = 0
+        self._on_use = on_use
 
     def __repr__(self) -> str:
         return f"<EngineClient {self._address} {len(self._all)} open, {len(self._idle)} idle>"
@@ -383,6 +386,8 @@ class EngineClient:
     async def _exchange(self, connection: _Connection, request: bytes) -> Exchange:
         head: asyncio.Future[Exchange] = asyncio.get_running_loop().create_future()
         connection.start(request, head)
+        if self._on_use is not None:
+            self._on_use(connection.reused)
         try:
             return await head
         except asyncio.CancelledError:
@@ -408,7 +413,6 @@ class EngineClient:
         except OSError as exc:
             raise ConnectFailed(exc.strerror or "the connection was refused") from exc
         self._all.add(connection)
-        self.opened += 1
         return connection
 
     async def _dial(self, loop: asyncio.AbstractEventLoop) -> _Connection:

@@ -214,6 +214,7 @@ class App:
             request_id=request_id,
             client=self.proxies.client(request.remote or "local", headers.get("X-Forwarded-For")),
             method=request.method,
+            path=request.raw_path,
         )
         retries = headers.get("X-Stainless-Retry-Count", "")
         record.retry_count = int(retries) if retries.isdecimal() and len(retries) < 4 else 0

@@ -173,9 +173,10 @@ class Endpoints:
     async def metrics(self, call: Call) -> StreamResponse:
         """GET /metrics: Prometheus text, or JSON when the client asks for that."""
         snapshot = self._status.snapshot()
+        per_key = call.principal is not None and "metrics" in call.principal.scopes
         if "application/json" in call.request.headers.get("Accept", ""):
-            return _json(call, self._metrics.as_dict(snapshot))
-        response = Response(body=self._metrics.render(snapshot), headers=call.headers)
+            return _json(call, self._metrics.as_dict(snapshot, per_key=per_key))
+        response = Response(body=self._metrics.render(snapshot, per_key=per_key), headers=call.headers)
         response.headers["Content-Type"] = "text/plain; version=0.0.4; charset=utf-8"
         return response
 

@@ -41,6 +41,7 @@ class EngineLink:
         status: Where the engine's state is shown.
         connect_timeout_s: Seconds a connection attempt may take.
         on_exit: Told the cause of each death of the engine.
+        on_use: Told for each request whether its connection was used before.
     """
 
     def __init__(
@@ -51,12 +52,14 @@ class EngineLink:
         *,
         connect_timeout_s: float,
         on_exit: Callable[[str], None],
+        on_use: Callable[[bool], None],
     ) -> None:
         self._model = model
         self._admission = admission
         self._status = status
         self._connect_timeout_s = connect_timeout_s
         self._on_exit = on_exit
+        self._on_use = on_use
         self._target: tuple[Address, str] | None = None
         self._generation = -1
         self.client: EngineClient | None = None
@@ -102,7 +105,9 @@ class EngineLink:
         self.hang_up()
         self._generation = snapshot.generation
         address, key = self._target
-        self.client = EngineClient(address, key, connect_timeout_s=self._connect_timeout_s)
+        self.client = EngineClient(
+            address, key, connect_timeout_s=self._connect_timeout_s, on_use=self._on_use
+        )
         props = snapshot.props
         self.slots = min(props.slots, self._model.slots_limit or props.slots)
         self.facts = ModelFacts(

@@ -129,6 +129,7 @@ def compose(
         status,
         connect_timeout_s=settings.backend_connect_timeout,
         on_exit=metrics.engine_exited,
+        on_use=lambda reused: metrics.upstream_reused() if reused else metrics.upstream_opened(),
     )
     relay = Relay(
         link,

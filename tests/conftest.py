@@ -1,4 +1,4 @@
-"""Fixtures that several rooms use: a folder for sockets, the real engine, tiny models, the service."""
+"""Fixtures that several rooms use: socket folders, the real engine, tiny models, the service."""
 
 from __future__ import annotations
 
