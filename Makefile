@@ -41,7 +41,7 @@ lint: $(VENV)/.installed ## Check style and types
 	@$(PY) -m mypy
 
 docs: $(VENV)/.installed ## Write the pages that are made from the code
-	@$(PY) scripts/make_docs.py
+	@$(PY) -m gateway.settings_doc
 
 image: ## Build the container images (CUDA and CPU)
 	@command -v docker >/dev/null || { echo "docker not found: install Docker to build images" >&2; exit 1; }

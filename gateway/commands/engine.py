@@ -11,7 +11,7 @@ import click
 from backend.engine import FoundEngine, build, find, find_or_build
 from backend.errors import BackendError
 from backend.progress import ConsoleProgress
-from gateway.config import SettingsError, load
+from gateway.cli import load_or_exit
 from gateway.settings import Settings
 from gateway.wiring import find_settings
 
@@ -26,7 +26,7 @@ def engine() -> None:
 @engine.command()
 def where() -> None:
     """Say which llama-server would run, its version, and why this one."""
-    settings = _settings()
+    settings = load_or_exit().settings
     if (word := _without_a_binary(settings)) is not None:
         click.echo(word)
         return
@@ -45,7 +45,7 @@ def where() -> None:
 @click.option("--cuda", type=click.Choice(["auto", "on", "off"]), help="Instead of ENGINE_CUDA.")
 def build_command(jobs: int | None, if_missing: bool, cuda: str | None) -> None:
     """Build llama-server from its pinned source, into the cache; print its path."""
-    settings = _settings(cuda)
+    settings = load_or_exit(engine_cuda=cuda).settings
     if if_missing and _without_a_binary(settings) is not None:
         return
     wanted = find_settings(settings)
@@ -58,13 +58,6 @@ def build_command(jobs: int | None, if_missing: bool, cuda: str | None) -> None:
     except BackendError as exc:
         raise click.ClickException(str(exc)) from exc
     click.echo(path)
-
-
-def _settings(cuda: str | None = None) -> Settings:
-    try:
-        return load(flags={"engine_cuda": cuda}).settings
-    except SettingsError as exc:
-        raise click.ClickException("\n".join(str(problem) for problem in exc.problems)) from exc
 
 
 def _without_a_binary(settings: Settings) -> str | None:

@@ -7,7 +7,7 @@ import click
 from backend.errors import BackendError
 from backend.model import ResolvedModel, resolve
 from backend.progress import ConsoleProgress
-from gateway.config import SettingsError, load
+from gateway.cli import load_or_exit
 from gateway.wiring import model_settings
 
 __all__ = ["model"]
@@ -21,14 +21,12 @@ def model() -> None:
 @model.command()
 def fetch() -> None:
     """Have the model of the settings on disk and checked; print its path."""
+    settings = load_or_exit().settings
+    if settings.engine != "llama-server":
+        click.echo(f"the {settings.engine} engine needs no model file", err=True)
+        return
     try:
-        settings = load().settings
-        if settings.engine != "llama-server":
-            click.echo(f"the {settings.engine} engine needs no model file", err=True)
-            return
         found = resolve(model_settings(settings), ConsoleProgress())
-    except SettingsError as exc:
-        raise click.ClickException("\n".join(str(problem) for problem in exc.problems)) from exc
     except BackendError as exc:
         raise click.ClickException(str(exc)) from exc
     if found.info is not None:
