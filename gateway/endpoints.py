@@ -176,7 +176,9 @@ class Endpoints:
         per_key = call.principal is not None and "metrics" in call.principal.scopes
         if "application/json" in call.request.headers.get("Accept", ""):
             return _json(call, self._metrics.as_dict(snapshot, per_key=per_key))
-        response = Response(body=self._metrics.render(snapshot, per_key=per_key), headers=call.headers)
+        response = Response(
+            body=self._metrics.render(snapshot, per_key=per_key), headers=call.headers
+        )
         response.headers["Content-Type"] = "text/plain; version=0.0.4; charset=utf-8"
         return response
 

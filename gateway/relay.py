@@ -135,7 +135,10 @@ class Relay:
             _account(call, pump)
         if error is not None:
             raise error
-        return assembler.result()
+        try:
+            return assembler.result()
+        except ValueError as exc:  # the events do not make a reply
+            raise ApiError("engine_error") from exc
 
     # -- streams
 
@@ -277,13 +280,20 @@ class _Pump:
         events = self.events.feed(chunk)
         if events:
             if self._out is not None:
-                self._out(events)
+                self._pass_on(events)
             else:
                 self.kept.append(events)
                 if not self.begun.done():
                     self.begun.set_result(None)
         if self.events.error is not None:
             self._end(from_event(self.events.error))
+
+    def _pass_on(self, events: bytes) -> None:
+        assert self._out is not None
+        try:
+            self._out(events)
+        except ValueError:  # an event that cannot be assembled
+            self._end(ApiError("engine_error"))
 
     def end(self) -> None:
         self._end(None if self.events.done else ApiError("engine_crashed"))
