@@ -15,11 +15,12 @@ import secrets
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import wraps
+from functools import cached_property, wraps
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import click
+from click.core import ParameterSource
 
 from keys.changes import add, get, put, remove, rotate, with_settings
 from keys.cli_text import as_dict, as_page, as_table, usage_dict, usage_table
@@ -29,15 +30,18 @@ from keys.errors import ChangeRefused, FileRefused, KeysError
 from keys.records import KeyRecord
 from keys.usage import Counters, CountersMissing, fetch_counters
 
-__all__ = ["main"]
+__all__ = ["main", "run"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+Files = tuple[Path, Path]
+"""The keys file and its pepper."""
 
 _EXIT_FILES = 1
 _EXIT_KEY = 3
 
 
-@dataclass(slots=True)
+@dataclass
 class _Common:
     """The options that every command has."""
 
@@ -46,19 +50,44 @@ class _Common:
     data_dir: Path | None = None
     as_json: bool = False
     quiet: bool = False
+    named: bool = False
+    """Whether the command line, not the environment, says which file it is about."""
+    service_files: Callable[[], Files | None] = lambda: None
 
     @property
     def path(self) -> Path:
-        return self.file or (self.data_dir or _default_data_dir()) / "keys.yaml"
+        return self._files[0]
 
     @property
     def pepper_path(self) -> Path:
-        return self.pepper or self.path.with_suffix(".pepper")
+        return self.pepper or self._files[1]
+
+    @cached_property
+    def _files(self) -> Files:
+        """The command line wins over what the service would use, that over a plain guess.
+
+        The service knows the environment too, and more: its YAML files.
+        """
+        files = None if self.named else self.service_files()
+        if files is None:
+            path = self.file or (self.data_dir or _default_data_dir()) / "keys.yaml"
+            files = path, path.with_suffix(".pepper")
+        return files[0].absolute(), files[1].absolute()
 
 
 def _default_data_dir() -> Path:
     shared = Path("/data")
     return shared if shared.is_dir() else Path("data")
+
+
+def run(service_files: Callable[[], Files | None]) -> None:
+    """Run the command that was given on the command line.
+
+    Args:
+        service_files: Finds the keys file and the pepper of the service on this machine; asked
+            only if neither was named. None if there is no telling.
+    """
+    main(prog_name="key_mgmt.py", obj=_Common(service_files=service_files))
 
 
 class _Commands(click.Group):
@@ -76,8 +105,12 @@ class _Commands(click.Group):
 
 def _remember(ctx: click.Context, param: click.Parameter, value: Any) -> None:
     common = ctx.ensure_object(_Common)
-    if value:
-        setattr(common, str(param.name), value)
+    if not value:
+        return
+    setattr(common, str(param.name), value)
+    by_hand = ctx.get_parameter_source(str(param.name)) is ParameterSource.COMMANDLINE
+    if by_hand and param.name in ("file", "data_dir"):
+        common.named = True
 
 
 def _common(*, env: bool) -> Callable[[Command], Command]:
@@ -92,7 +125,7 @@ def _common(*, env: bool) -> Callable[[Command], Command]:
             "--file",
             type=file,
             envvar="AUTH_KEYS_FILE" if env else None,
-            help="Keys file [$AUTH_KEYS_FILE, else $DATA_DIR/keys.yaml].",
+            help="Keys file [$AUTH_KEYS_FILE, else that of the service].",
         ),
         option(
             "--pepper",
@@ -143,7 +176,7 @@ def _one_key(*, required: bool = True) -> Callable[[Command], Command]:
     envvar="DATA_DIR",
     callback=_remember,
     expose_value=False,
-    help="Where keys.yaml is [$DATA_DIR, else /data if it exists, else ./data].",
+    help="Where keys.yaml is [$DATA_DIR, else as the service finds it].",
 )
 @_common(env=True)
 def main() -> None:

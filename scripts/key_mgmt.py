@@ -2,22 +2,38 @@
 """Make and change API keys: ``scripts/key_mgmt.py --help``. See docs/keys.md.
 
 Runs from any directory, with the project's virtual environment or an installed llama-gateway.
+Unless told otherwise it works on the files that the service itself would use, so it reads the
+service's settings the way the service does.
 """
 
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
 
 try:
-    from keys.cli import main
+    import click
+
+    from gateway.config import SettingsError, environment, load
+    from keys.cli import run
 except ModuleNotFoundError as exc:
-    root = Path(__file__).resolve().parent.parent
     sys.exit(
         f"key_mgmt.py needs the Python package '{exc.name}', which is not installed for "
-        f"{sys.executable}.\nRun 'make setup' in {root} once, then use "
-        f"'{root}/.venv/bin/python {root}/scripts/key_mgmt.py'."
+        f"{sys.executable}.\nRun 'make setup' in {ROOT} once, then use "
+        f"'{ROOT}/.venv/bin/python {ROOT}/scripts/key_mgmt.py'."
     )
 
+
+def service_files() -> tuple[Path, Path] | None:
+    """The keys file and the pepper of the service; None while its settings cannot be used."""
+    try:
+        settings = load(environment()).settings
+    except SettingsError as exc:
+        click.echo(f"The service's settings cannot be used ({exc}); going by --data-dir.", err=True)
+        return None
+    return settings.auth_keys_file, settings.auth_pepper_file
+
+
 if __name__ == "__main__":
-    main(prog_name="key_mgmt.py")
+    run(service_files)

@@ -394,6 +394,28 @@ def test_script_runs_from_anywhere(tmp_path: Path) -> None:
         assert done.stdout.startswith("sk-lg-key-")
 
 
+def test_script_works_on_the_file_that_the_service_would_use(tmp_path: Path) -> None:
+    """Also when only a YAML file names it, and whatever DATA_DIR says."""
+    (tmp_path / "config").mkdir()
+    wanted = tmp_path / "elsewhere" / "k.yaml"
+    (tmp_path / "config" / "base.yaml").write_text(f"auth_keys_file: {wanted}\n")
+    environ = {
+        **os.environ,
+        "DATA_DIR": str(tmp_path / "data"),
+        "GATEWAY_CONFIG_DIR": str(tmp_path / "config"),
+    }
+    command = [sys.executable, str(SCRIPT), "generate", "alice"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environ, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert wanted.exists()
+    assert wanted.with_suffix(".pepper").exists()
+    named = tmp_path / "named.yaml"
+    command += ["--file", str(named)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environ, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert named.exists()
+
+
 def test_script_without_its_packages_says_what_to_do(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-S", "-E", str(SCRIPT), "list"],

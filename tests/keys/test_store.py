@@ -569,13 +569,7 @@ def test_writer_killed_at_any_instant_leaves_the_old_or_the_new_file(
     instants = random.Random(7)
     for _ in range(15):
         child = subprocess.Popen(
-            [
-                sys.executable,
-                "-c",
-                WRITER,
-                str(place),
-                *(str(place.parent / n) for n in ("one", "two")),
-            ],
+            [sys.executable, "-c", WRITER, str(place), *sources],
             stdout=subprocess.PIPE,
         )
         with child:
