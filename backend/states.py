@@ -130,7 +130,10 @@ def _ignore(machine: Machine, event: Event, now: float) -> Step:
 
 
 def _start(machine: Machine, event: Event, now: float) -> Step:
-    return _spawn(replace(machine, failure=None))
+    if machine.live is not None:
+        # A process that nothing could kill: a second one beside it would find no memory.
+        return machine, ()
+    return _spawn(replace(machine, failure=None, deaths=(), streak=0, load_timeouts=0))
 
 
 def _restart(machine: Machine, event: Event, now: float) -> Step:
@@ -306,6 +309,7 @@ TABLE: dict[tuple[Phase, type[Event]], _Rule] = {
     (Phase.STOPPING, ProbeNotYet): _ignore,
     (Phase.STOPPING, Served): _ignore,
     # ---
+    (Phase.FAILED, StartAsked): _start,
     (Phase.FAILED, StopAsked): _ignore,
     (Phase.FAILED, Exited): _gone_at_last,
     (Phase.FAILED, ProbePassed): _ignore,

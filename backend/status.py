@@ -22,10 +22,16 @@ class Failure(StrEnum):
     CRASH_LOOP = "crash_loop"
     LOAD_TIMEOUT = "load_timeout"
     NOT_REAPED = "not_reaped"
+    INTERNAL = "internal"
 
 
 # What the service exits with, so that a platform's log tells the cases apart.
-FAILURE_EXIT_CODES = {Failure.CRASH_LOOP: 70, Failure.LOAD_TIMEOUT: 70, Failure.NOT_REAPED: 71}
+FAILURE_EXIT_CODES = {
+    Failure.CRASH_LOOP: 70,
+    Failure.LOAD_TIMEOUT: 70,
+    Failure.NOT_REAPED: 71,
+    Failure.INTERNAL: 70,
+}
 
 
 @dataclass(frozen=True, slots=True)

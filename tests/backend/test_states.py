@@ -313,6 +313,22 @@ def test_a_stopped_engine_can_be_started_again(ready):
     assert ready.machine.restarts == 0
 
 
+def test_a_failed_engine_can_be_started_again_with_a_clean_slate(loading):
+    crash_loop(loading, 5, 0.0)
+    generation = loading.machine.generation
+    assert loading(StartAsked(), 60.0) == (Spawn(generation + 1),)
+    assert loading.machine.deaths == ()
+    assert loading.machine.failure is None
+
+
+def test_nothing_is_started_beside_a_process_that_cannot_be_killed(ready):
+    ready(StopAsked(), 20.0)
+    ready(AlarmRang(), 30.0)
+    ready(AlarmRang(), 35.0)
+    assert ready(StartAsked(), 40.0) == ()
+    assert ready.machine.failure is Failure.NOT_REAPED
+
+
 def test_snapshot_tells_when_the_next_start_is_due(ready):
     ready.crashed(10.0)
     assert snapshot_of(ready.machine).next_start_s == 10.0
