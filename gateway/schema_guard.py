@@ -13,14 +13,15 @@ Not judged: keywords that the converter ignores (``not``, ``if``, ``patternPrope
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
 from gateway.errors import ApiError
-from gateway.fields.kinds import as_integer
 from gateway.fields.table import printable
+from gateway.schema_values import SchemaError, check_array, check_integer, check_string, tidy
 
 __all__ = ["SchemaBudget", "check_schema"]
 
@@ -30,39 +31,13 @@ MAX_DEPTH = 32
 MAX_WALK_DEPTH = 96
 """Schemas inside each other with references followed: what the engine's stack has to hold."""
 MAX_PROPERTIES = 512
-MAX_ENUM_VALUES = 1000
+MAX_ALTERNATIVES = 1000
 MAX_NAME_CHARS = 128
-MAX_PATTERN_CHARS = 256
-MAX_REPEAT = 2000
-"""Least and exact counts stay below it; greater upper counts mean "unlimited" to the engine."""
-MAX_INTEGER = 10**15
-"""Bounds of integers; the engine's grammars hold 16 digits."""
 MAX_PATH_CHARS = 160
 
 _TYPES = {"null", "boolean", "number", "integer", "string", "array", "object"}
-_COUNTS = ("minLength", "maxLength", "minItems", "maxItems")
-_KEYWORDS = {
-    "$ref",
-    "oneOf",
-    "anyOf",
-    "allOf",
-    "type",
-    "enum",
-    "properties",
-    "required",
-    "additionalProperties",
-    "items",
-    "prefixItems",
-    "pattern",
-    "format",
-    "minimum",
-    "maximum",
-    "exclusiveMinimum",
-    "exclusiveMaximum",
-    *_COUNTS,
-}
 # They end up in a character class of the grammar, where these have a meaning of their own.
-_CLASS_CHARACTERS = frozenset(']\\^-"')
+_CLASS_CHARACTERS = frozenset("]\\^\x00")
 
 
 @dataclass(slots=True)
@@ -70,7 +45,8 @@ class SchemaBudget:
     """What is left for the schemas that share it."""
 
     properties: int
-    enum_values: int
+    alternatives: int
+    """Enum values, constants and members of anyOf and its like."""
     nodes: int
     """Schemas visited, each as often as the engine does."""
     work: int
@@ -79,7 +55,7 @@ class SchemaBudget:
     @classmethod
     def for_one(cls) -> SchemaBudget:
         """For a schema that stands alone."""
-        return cls(MAX_PROPERTIES, MAX_ENUM_VALUES, nodes=4096, work=6_000_000)
+        return cls(MAX_PROPERTIES, MAX_ALTERNATIVES, nodes=4096, work=6_000_000)
 
     @classmethod
     def for_tools(cls) -> SchemaBudget:
@@ -120,6 +96,7 @@ class _Walk:
         self._param = param
         self._left = budget
         self._properties = 0
+        self._alternatives = 0
         self._depth = 0
         self._name_chars = 0
         self._path: list[str] = []
@@ -133,6 +110,12 @@ class _Walk:
     def _bad(self, what: str) -> ApiError:
         place = ".".join([self._param, *(printable(part) for part in self._path)])
         return ApiError("invalid_value", f"The schema {what}.", param=place[:MAX_PATH_CHARS])
+
+    def _judge(self, check: Callable[[dict[str, Any]], None], node: dict[str, Any]) -> None:
+        try:
+            check(node)
+        except SchemaError as exc:
+            raise self._bad(str(exc)) from None
 
     # -- the walk
 
@@ -151,7 +134,7 @@ class _Walk:
         self._depth += 1
         try:
             if as_type is None:
-                self._tidy(node)
+                tidy(node)
             self._questions(node, written, as_type)
         finally:
             self._depth -= 1
@@ -169,6 +152,7 @@ class _Walk:
             self._types(node, kind, written)
             return
         if "const" in node:  # 4
+            self._take_alternatives(1)
             return
         if "enum" in node:
             self._enum(node["enum"])
@@ -190,9 +174,9 @@ class _Walk:
         elif kind == "array" or (kind is None and ("items" in node or "prefixItems" in node)):
             self._array(node, written)
         elif kind in (None, "string"):
-            self._string(node)
+            self._judge(check_string, node)
         elif kind == "integer":
-            self._integer(node)
+            self._judge(check_integer, node)
 
     def _step(self, key: str, node: Any, written: int, name_chars: int) -> None:
         """Visit a schema below this one; *name_chars* is what it adds to rule names."""
@@ -213,6 +197,7 @@ class _Walk:
         schemas = node[key]
         if not isinstance(schemas, list) or not schemas:
             raise self._bad(f"has '{key}' that is no list of schemas")
+        self._take_alternatives(len(schemas))
         for index, schema in enumerate(schemas):
             if schema is True:
                 schema = schemas[index] = {}
@@ -229,9 +214,14 @@ class _Walk:
     def _enum(self, values: Any) -> None:
         if not isinstance(values, list) or not values:
             raise self._bad("has an empty enum")
-        self._left.enum_values -= len(values)
-        if self._left.enum_values < 0:
-            raise self._bad(f"has more than {MAX_ENUM_VALUES} enum values")
+        self._take_alternatives(len(values))
+
+    def _take_alternatives(self, count: int) -> None:
+        """Alternatives at one place cost the engine their square, wherever they come from."""
+        self._alternatives += count
+        self._left.alternatives -= count
+        if self._left.alternatives < 0 or self._alternatives > MAX_ALTERNATIVES:
+            raise self._bad(f"has more than {MAX_ALTERNATIVES} enum values and alternatives")
 
     # -- references
 
@@ -332,60 +322,7 @@ class _Walk:
             return
         if items is not None:
             self._step(key, items, written, 5)
-        self._check_counts(node, "minItems", "maxItems")
-
-    def _string(self, node: dict[str, Any]) -> None:
-        pattern = node.get("pattern")
-        if pattern is not None and not isinstance(pattern, str):
-            raise self._bad("has a pattern that is no string")
-        if pattern is not None and len(pattern) > MAX_PATTERN_CHARS:
-            raise self._bad(f"has a pattern longer than {MAX_PATTERN_CHARS} characters")
-        if not isinstance(node.get("format", ""), str):
-            raise self._bad("has a format that is no string")
-        self._check_counts(node, "minLength", "maxLength")
-
-    def _check_counts(self, node: dict[str, Any], low_key: str, high_key: str) -> None:
-        for key in (low_key, high_key):
-            count = node.get(key, 0)
-            if type(count) is not int or count < 0:
-                raise self._bad(f"has '{key}' that is no count")
-        low, high = node.get(low_key, 0), node.get(high_key)
-        if low >= MAX_REPEAT:
-            raise self._bad(f"has '{low_key}' of {MAX_REPEAT} or more")
-        if high is not None and low > high:
-            raise self._bad(f"has '{low_key}' above '{high_key}'")
-
-    def _integer(self, node: dict[str, Any]) -> None:
-        bounds: list[float] = []
-        for key, exclusive in (("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")):
-            value = node.get(key, node.get(exclusive))
-            if value is None:
-                continue
-            if type(value) not in (int, float) or not -MAX_INTEGER <= value <= MAX_INTEGER:
-                raise self._bad("has a bound of an integer that is no number or too large")
-            if key not in node:
-                value += 1 if exclusive == "exclusiveMinimum" else -1
-            bounds.append(value)
-        if len(bounds) == 2 and bounds[0] > bounds[1]:
-            raise self._bad("allows no integer: its minimum is above its maximum")
-
-    # -- spelling
-
-    def _tidy(self, node: dict[str, Any]) -> None:
-        for key in [key for key, value in node.items() if value is None and key in _KEYWORDS]:
-            del node[key]
-        if node.get("items") is True:
-            node["items"] = {}
-        elif node.get("items") is False:
-            # "nothing beyond prefixItems", which is what the engine assumes without it
-            del node["items"]
-            if "prefixItems" not in node:
-                node["maxItems"] = 0
-        for key in _COUNTS:
-            count = as_integer(node.get(key))
-            if count is not None:
-                # beyond 32 bits the engine would read another number
-                node[key] = min(count, 1_000_000) if key.startswith("max") else count
+        self._judge(check_array, node)
 
 
 def _is_index(text: str) -> bool:

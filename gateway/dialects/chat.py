@@ -10,6 +10,7 @@ from typing import Any
 
 import orjson
 
+from gateway.assemble import ChatAssembler
 from gateway.dialects.base import Assembler, Dialect, EngineCall, FieldPolicy, ModelFacts
 from gateway.dialects.common import check_model, choices, stream_wishes, token_limit
 from gateway.errors import ApiError, sse_error_frame
@@ -192,8 +193,6 @@ def _check_together(out: dict[str, Any]) -> None:
 
 
 def _assembler(call: EngineCall) -> Assembler:
-    from gateway.assemble import ChatAssembler
-
     return ChatAssembler(call.choices)
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from gateway.dialects.base import FieldPolicy, ModelFacts
 from gateway.errors import ApiError
-from gateway.fields import printable
 from gateway.fields.kinds import as_integer, wrong_type, wrong_value
 
 __all__ = [
@@ -17,6 +17,10 @@ __all__ = [
     "token_limit",
 ]
 
+MAX_MODEL_CHARS = 100
+"""Of an unknown model's name, the most that is shown in the error; users look for it there."""
+
+_UNPRINTABLE = re.compile(r"[^ -_a-~]")
 _LIMIT_NAMES = ("max_tokens", "max_completion_tokens", "n_predict")
 
 
@@ -34,7 +38,7 @@ def check_model(translate: dict[str, Any], facts: ModelFacts) -> None:
         return
     raise ApiError(
         "model_not_found",
-        f"The model `{printable(name)}` does not exist.",
+        f"The model `{_UNPRINTABLE.sub('?', name)[:MAX_MODEL_CHARS]}` does not exist.",
         param="model",
         hint="GET /v1/models lists what is there.",
     )

@@ -6,6 +6,7 @@ from typing import Any
 
 import orjson
 
+from gateway.assemble import CompletionAssembler
 from gateway.dialects.base import Assembler, Dialect, EngineCall, FieldPolicy, ModelFacts
 from gateway.dialects.common import (
     check_model,
@@ -68,8 +69,6 @@ def build(body: dict[str, Any], facts: ModelFacts, policy: FieldPolicy) -> Engin
 
 
 def _assembler(call: EngineCall) -> Assembler:
-    from gateway.assemble import CompletionAssembler
-
     return CompletionAssembler(call.choices)
 
 

@@ -37,7 +37,7 @@ def build(body: dict[str, Any], facts: ModelFacts, policy: FieldPolicy) -> Engin
     documents = _documents(sifted.translate.get("documents"))
     out = {
         "model": facts.alias,
-        "query": _text(sifted.translate.get("query"), "query"),
+        "query": _query(sifted.translate.get("query")),
         "documents": documents,
         **sifted.forward,
     }
@@ -76,8 +76,13 @@ def _text(text: Any, param: str) -> str:
         raise ApiError("missing_parameter", f"'{param}' is required.", param=param)
     if not isinstance(text, str):
         raise wrong_type(param, "a string")
+    return text
+
+
+def _query(query: Any) -> str:
+    text = _text(query, "query")
     if not text:
-        raise wrong_value(param, "a string with something in it")
+        raise wrong_value("query", "a string with something in it")
     return text
 
 

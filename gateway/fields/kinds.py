@@ -107,16 +107,19 @@ class Number:
 
     low: float
     high: float
+    above: bool = False
+    """Whether *low* itself is out of range."""
 
     def read(self, value: Any, param: str, facts: ModelFacts) -> float:
         if type(value) is not float and type(value) is not int:
             raise wrong_type(param, self.describe())
-        if not self.low <= value <= self.high:
+        if not self.low <= value <= self.high or (self.above and value == self.low):
             raise wrong_value(param, self.describe())
         return value
 
     def describe(self) -> str:
-        return f"a number from {self.low:g} to {self.high:g}"
+        start = "above" if self.above else "from"
+        return f"a number {start} {self.low:g} to {self.high:g}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,8 +70,8 @@ _SAMPLING = (
     _forward("min_p", Number(0, 1)),
     _forward("typical_p", Number(0, 1)),
     _forward("top_n_sigma", Number(-1, 100)),
-    _forward("repeat_penalty", Number(0, 2)),
-    Row("repetition_penalty", Fate.FORWARD, Number(0, 2), to="repeat_penalty"),
+    _forward("repeat_penalty", Number(0, 2, above=True)),
+    Row("repetition_penalty", Fate.FORWARD, Number(0, 2, above=True), to="repeat_penalty"),
     _forward("repeat_last_n", Integer(0, "context", minus_one="context")),
     _forward("mirostat", Integer(0, 2)),
     _forward("mirostat_tau", Number(0, 100)),
@@ -102,7 +102,8 @@ _NAMED = _all(
     "id_slot cache_prompt n_keep n_discard n_probs n_cmpl n_indent n_cache_reuse samplers"
     " timings_per_token return_progress return_tokens post_sampling_probs verbose"
     " response_fields sse_ping_interval backend_sampling reasoning_control speculative.*"
-    " t_max_* preserved_tokens message_delimiters reasoning_budget_* min_tokens guided_* num_ctx keep_alive options think best_of use_beam_search"
+    " t_max_* preserved_tokens message_delimiters reasoning_budget_*"
+    " min_tokens guided_* num_ctx keep_alive options think best_of use_beam_search"
     " skip_special_tokens add_generation_prompt return_token_ids reasoning_budget",
 )
 
