@@ -152,7 +152,10 @@ class App:
         request = call.request
         target = request.raw_path
         check_head(
-            request.version, target, request.raw_headers, block_limit_bytes=self.head_block_bytes
+            request.spoken_version,
+            target,
+            request.raw_headers,
+            block_limit_bytes=self.head_block_bytes,
         )
         path, _, query = target.partition("?")
         route = self._route(path)

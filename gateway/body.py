@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 
 from aiohttp.web_request import BaseRequest
 
 from gateway.errors import ApiError
 from gateway.headers import content_is_json
 
-__all__ = ["BodyBudget", "check_body_headers", "read_body"]
+__all__ = ["BodyBudget", "BodyRules", "check_body_headers", "read_body"]
 
-_GRACE_S = 10.0
-_SLOWEST_BYTES_PER_S = 1024.0
+
+@dataclass(frozen=True, slots=True)
+class BodyRules:
+    """How large, how slow and how intricate a request body may be."""
+
+    limit_bytes: int = 8 << 20
+    grace_s: float = 10.0
+    """Seconds before its pace is looked at."""
+    slowest_bytes_per_s: float = 1024.0
+    """Pace it must keep on average after that."""
+    max_structure: int = 20_000
+    """Objects and arrays in it."""
+    max_depth: int = 64
+    """Objects and arrays inside each other."""
 
 
 class BodyBudget:
@@ -58,17 +71,17 @@ def check_body_headers(request: BaseRequest, limit_bytes: int) -> None:
         raise ApiError("unsupported_media_type")
     declared = headers.get("Content-Length")
     if declared is not None and int(declared) > limit_bytes:
-        raise ApiError("payload_too_large", f"The request body is over {limit_bytes} bytes.")
+        raise _too_large(limit_bytes)
     expectation = headers.get("Expect")
     if expectation is not None and expectation.lower() != "100-continue":
         raise ApiError("expectation_failed")
 
 
-async def read_body(request: BaseRequest, limit_bytes: int, budget: BodyBudget) -> bytes:
+async def read_body(request: BaseRequest, rules: BodyRules, budget: BodyBudget) -> bytes:
     """The whole body; counted in *budget*, from which the caller gives ``len(body)`` back.
 
     A client that waits for ``100 Continue`` gets it here, so only after every check that needs no
-    body. The body must come at 1 KiB/s on average after 10 s; chunk extensions do not count.
+    body. Chunk extensions, which may have any length, do not count as progress.
 
     Raises:
         ApiError: `payload_too_large`, `request_timeout`, `memory_pressure`, `invalid_http`.
@@ -81,15 +94,15 @@ async def read_body(request: BaseRequest, limit_bytes: int, budget: BodyBudget) 
     loop = asyncio.get_running_loop()
     start_s = loop.time()
     try:
-        async with asyncio.timeout_at(start_s + _GRACE_S) as deadline:
+        async with asyncio.timeout_at(start_s + rules.grace_s) as deadline:
             while not content.at_eof():
                 chunk = await content.readany()
                 size += len(chunk)
-                if size > limit_bytes:
-                    raise ApiError("payload_too_large", f"The body is over {limit_bytes} bytes.")
+                if size > rules.limit_bytes:
+                    raise _too_large(rules.limit_bytes)
                 budget.take(len(chunk))
                 chunks.append(chunk)
-                deadline.reschedule(start_s + _GRACE_S + size / _SLOWEST_BYTES_PER_S)
+                deadline.reschedule(start_s + rules.grace_s + size / rules.slowest_bytes_per_s)
     except BaseException as exc:
         budget.give(sum(map(len, chunks)))
         if isinstance(exc, TimeoutError):
@@ -98,3 +111,7 @@ async def read_body(request: BaseRequest, limit_bytes: int, budget: BodyBudget) 
             raise
         raise ApiError("invalid_http") from exc
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def _too_large(limit_bytes: int) -> ApiError:
+    return ApiError("payload_too_large", f"The request body is over {limit_bytes} bytes.")

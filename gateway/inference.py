@@ -10,7 +10,7 @@ from aiohttp.web_response import StreamResponse
 
 from gateway.admission import Admission
 from gateway.app import Endpoint
-from gateway.body import BodyBudget, check_body_headers, read_body
+from gateway.body import BodyBudget, BodyRules, check_body_headers, read_body
 from gateway.call import Call
 from gateway.dialects.base import Dialect, EngineCall, FieldPolicy, ModelFacts
 from gateway.errors import ApiError
@@ -31,7 +31,7 @@ class Inference:
         admission: Asked to wait for the engine's first start, before the model is known.
         facts: What is known of the model; None before the engine was ready for the first time.
         policy: The operator's choices about fields.
-        body_limit_bytes: Largest request body.
+        rules: What a body may be like.
         budget: Bound of all bodies in memory.
     """
 
@@ -39,7 +39,7 @@ class Inference:
     admission: Admission
     facts: Callable[[], ModelFacts | None]
     policy: FieldPolicy
-    body_limit_bytes: int
+    rules: BodyRules
     budget: BodyBudget
 
     def endpoint(self, dialect: Dialect) -> Endpoint:
@@ -51,8 +51,8 @@ class Inference:
         return answer
 
     async def _answer(self, call: Call, dialect: Dialect) -> StreamResponse:
-        check_body_headers(call.request, self.body_limit_bytes)
-        body = await read_body(call.request, self.body_limit_bytes, self.budget)
+        check_body_headers(call.request, self.rules.limit_bytes)
+        body = await read_body(call.request, self.rules, self.budget)
         try:
             call.record.bytes_in = len(body)
             plan = await self._plan(dialect, body, await self._known_facts())
@@ -72,7 +72,10 @@ class Inference:
 
     async def _plan(self, dialect: Dialect, body: bytes, facts: ModelFacts) -> EngineCall:
         def plan() -> EngineCall:
-            return dialect.build(parse(body), facts, self.policy)
+            fields = parse(
+                body, max_structure=self.rules.max_structure, max_depth=self.rules.max_depth
+            )
+            return dialect.build(fields, facts, self.policy)
 
         if len(body) <= _OFF_LOOP_BYTES:
             return plan()

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from aiohttp.abc import AbstractStreamWriter
+from aiohttp.http import HttpVersion11
 from aiohttp.http_exceptions import LineTooLong
 from aiohttp.http_parser import RawRequestMessage
 from aiohttp.streams import StreamReader
@@ -62,6 +63,11 @@ class FrontRequest(BaseRequest):
 
     async def _prepare_hook(self, response: StreamResponse) -> None:
         response.headers.pop("Server", None)
+
+    @property
+    def spoken_version(self) -> tuple[int, int]:
+        """The version in the request line; replies never claim more than HTTP/1.1."""
+        return self._message.version
 
     @property
     def front(self) -> FrontProtocol:
@@ -292,7 +298,10 @@ class FrontServer(Server):
         writer: AbstractStreamWriter,
         task: asyncio.Task[None],
     ) -> FrontRequest:
-        return FrontRequest(message, payload, protocol, writer, task, self._loop)
+        request = FrontRequest(message, payload, protocol, writer, task, self._loop)
+        if message.version > HttpVersion11:
+            request._version = HttpVersion11  # or the refusal would be answered in kind
+        return request
 
 
 def _as_api_error(status: int, exc: BaseException | None) -> ApiError:

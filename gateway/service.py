@@ -43,6 +43,7 @@ from gateway.status import ServiceStatus
 from gateway.tasks import Tasks
 from gateway.throttle import WrongKeyThrottle
 from gateway.wiring import (
+    body_rules,
     drain_settings,
     field_policy,
     model_alias,
@@ -143,7 +144,7 @@ def compose(
         admission=admission,
         facts=lambda: link.facts,
         policy=field_policy(settings),
-        body_limit_bytes=settings.max_request_body_size,
+        rules=body_rules(settings),
         budget=BodyBudget(settings.max_body_memory),
     )
     endpoints = Endpoints(

@@ -331,13 +331,11 @@ class Settings(BaseModel):
         None,
         "queue",
         "Client connections in all. auto: 10,000, or what the open file limit leaves.",
-        enforced=False,
     )
     max_connections_per_address: Annotated[int, Whole(0, 1_000_000)] = _set(
         256,
         "queue",
         "Client connections from one address that is not a trusted proxy. 0: no limit.",
-        enforced=False,
     )
 
     # -- stream
@@ -351,10 +349,10 @@ class Settings(BaseModel):
         30.0, "stream", "How long a reader with a full buffer may stand still before it is cut."
     )
     heartbeat_after: Annotated[float, Duration(0.05)] = _set(
-        5.0, "stream", "Silence before the first heartbeat comment of a stream.", enforced=False
+        5.0, "stream", "Silence before the first heartbeat comment of a stream."
     )
     heartbeat_interval: Annotated[float, Duration(0.05)] = _set(
-        15.0, "stream", "Time between the heartbeats after that.", enforced=False
+        15.0, "stream", "Time between the heartbeats after that."
     )
 
     # -- model

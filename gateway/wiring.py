@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from backend import EngineSettings, FindSettings, ModelSettings, SupervisorSettings, public_name
+from gateway.body import BodyRules
 from gateway.dialects import FieldPolicy
 from gateway.engine_link import ServedModel
 from gateway.lifecycle import DrainSettings
@@ -19,6 +20,7 @@ from gateway.settings import Settings
 from health import VerdictOptions
 
 __all__ = [
+    "body_rules",
     "drain_settings",
     "engine_settings",
     "field_policy",
@@ -125,6 +127,17 @@ def field_policy(settings: Settings) -> FieldPolicy:
         allow=frozenset(settings.allow_fields),
         cache_prompt=settings.prompt_cache_scope == "shared",
         max_tokens_cap=settings.max_tokens_cap,
+    )
+
+
+def body_rules(settings: Settings) -> BodyRules:
+    """What a request body may be like."""
+    return BodyRules(
+        limit_bytes=settings.max_request_body_size,
+        grace_s=settings.client_body_grace,
+        slowest_bytes_per_s=settings.client_body_min_rate or 1e-9,
+        max_structure=settings.max_json_items,
+        max_depth=settings.max_json_depth,
     )
 
 

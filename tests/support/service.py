@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -94,6 +95,12 @@ class ServiceProcess:
     def health_url(self) -> str:
         """The health port's base."""
         return f"http://127.0.0.1:{self.health_port}"
+
+    @property
+    def engine_socket(self) -> str:
+        """The socket of its engine."""
+        folder = Path(tempfile.gettempdir()) / f"llama-gateway-{os.getuid()}"
+        return str(folder / f"engine-{self.pid}.sock")
 
     def wait_for(self, pattern: str | re.Pattern[str], timeout_s: float = 60.0) -> re.Match[str]:
         """Wait for a line of output that was not waited for before."""
