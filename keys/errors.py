@@ -46,11 +46,17 @@ class RecordProblem:
 
 
 class RecordsInvalid(KeysError):
-    """The text of a keys file cannot be used; nothing of it is used."""
+    """The text of a keys file cannot be used; nothing of it is used.
 
-    def __init__(self, problems: Sequence[RecordProblem]) -> None:
+    Args:
+        problems: At least one.
+        path: The file, once somebody knows it.
+    """
+
+    def __init__(self, problems: Sequence[RecordProblem], path: Path | None = None) -> None:
         self.problems = tuple(problems)
-        super().__init__("; ".join(str(problem) for problem in self.problems))
+        where = "" if path is None else f"{path}: "
+        super().__init__(where + "; ".join(str(problem) for problem in self.problems))
 
 
 class FileRefused(KeysError):

@@ -97,7 +97,7 @@ class KeyStore:
 
     def _failed(self, exc: Exception) -> None:
         self.failed_reloads += 1
-        problem = f"{self.path}: {exc}" if isinstance(exc, RecordsInvalid) else str(exc)
+        problem = str(exc)
         if problem == self.problem:
             return
         self.problem = problem
@@ -179,13 +179,18 @@ def read_keys(path: Path, *, any_owner: bool = False) -> KeyFile | list[LegacyKe
     """
     data = read_private(path, any_owner=any_owner)
     try:
-        text = data.decode("utf-8-sig")
+        text = _decode(data)
+        return parse_legacy(text) if looks_legacy(text) else read(text)
+    except RecordsInvalid as exc:
+        raise RecordsInvalid(exc.problems, path) from None
+
+
+def _decode(data: bytes) -> str:
+    try:
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError as exc:
         line = data.count(b"\n", 0, exc.start) + 1
         raise RecordsInvalid([RecordProblem(line, "this is not UTF-8 text")]) from None
-    if looks_legacy(text):
-        return parse_legacy(text)
-    return read(text)
 
 
 def read_pepper(path: Path, *, any_owner: bool = False) -> Digester:

@@ -265,7 +265,7 @@ def test_exit_code_tells_a_wrong_key_from_a_wrong_file(run: Run, tmp_path: Path)
     assert "chmod 600" in run("list", code=1).stderr
     (tmp_path / "keys.yaml").chmod(0o600)
     (tmp_path / "keys.yaml").write_text("version: 2\nkeys: {a: 1}\n")
-    assert "line 2" in run("generate", "bob", code=1).stderr
+    assert f"{tmp_path / 'keys.yaml'}: line 2" in run("generate", "bob", code=1).stderr
 
 
 def test_list_shows_every_key_and_no_digest(run: Run, tmp_path: Path) -> None:
