@@ -1,0 +1,35 @@
+"""The pages that are made from the settings are the ones in the checkout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gateway.settings import SPECS
+from gateway.settings_doc import FILES, env_example, reference_page
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_file_in_the_checkout_is_up_to_date(name: str) -> None:
+    assert (ROOT / name).read_text() == FILES[name](), "run 'make docs'"
+
+
+def test_every_setting_is_on_the_page_and_in_the_example() -> None:
+    page, example = reference_page(), env_example()
+    for spec in SPECS.values():
+        assert f"### `{spec.env}`\n" in page
+        assert f"\n# {spec.env}=" in example
+
+
+def test_the_example_changes_nothing_when_used_as_it_is() -> None:
+    for line in env_example().splitlines():
+        assert line == "" or line.startswith("#")
+
+
+def test_settings_without_effect_yet_are_marked() -> None:
+    page = reference_page()
+    marked = page.count("**Not enforced yet**")
+    assert marked == sum(not spec.enforced for spec in SPECS.values())
