@@ -20,6 +20,7 @@ from multidict import CIMultiDict
 from gateway.accesslog import AccessLog, AccessRecord
 from gateway.auth import Authenticator
 from gateway.call import Call
+from gateway.clocks import Clocks
 from gateway.cors import CorsPolicy
 from gateway.errors import ApiError
 from gateway.headers import check_head, safe_request_id
@@ -28,7 +29,7 @@ from gateway.paths import not_found
 from gateway.proxies import TrustedProxies
 from gateway.server import FrontRequest
 
-__all__ = ["App", "Clocks", "Endpoint", "Route"]
+__all__ = ["App", "Endpoint", "Route"]
 
 _log = logging.getLogger(__name__)
 
@@ -62,14 +63,6 @@ class Route:
         if "GET" in methods:
             methods.add("HEAD")
         return ", ".join(sorted(methods))
-
-
-@dataclass(frozen=True, slots=True)
-class Clocks:
-    """Where the time comes from, both in seconds."""
-
-    monotonic: Callable[[], float]
-    wall: Callable[[], float]
 
 
 @dataclass(slots=True)

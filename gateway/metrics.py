@@ -70,7 +70,7 @@ class Metrics:
     Counts requests and renders what was counted.
 
     Args:
-        routes: Route names a request may have; others are ``other``.
+        routes: Route names a request may have; others are ``other``. See `know_routes`.
         models: Public model names; others are ``other``. See `know_models`.
         keys_max: Key ids that get a series of their own.
         log_dropped: Gives how many log lines could not be written so far.
@@ -80,7 +80,7 @@ class Metrics:
     def __init__(
         self,
         *,
-        routes: Iterable[str],
+        routes: Iterable[str] = (),
         models: Iterable[str] = (),
         keys_max: int = 200,
         log_dropped: Callable[[], int] = lambda: 0,
@@ -112,6 +112,10 @@ class Metrics:
         return f"<Metrics {len(self._requests)} request series, {len(self._by_key)} keys>"
 
     # -- counting
+
+    def know_routes(self, routes: Iterable[str]) -> None:
+        """Replace the route names; series that exist stay."""
+        self._routes = frozenset(routes)
 
     def know_models(self, models: Iterable[str]) -> None:
         """Replace the public model names; series that exist stay."""

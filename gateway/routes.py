@@ -8,18 +8,13 @@ from gateway.endpoints import MODELS_PREFIX, Endpoints
 from gateway.inference import Inference
 from health import HEALTH_PATHS
 
-__all__ = ["ROUTE_NAMES", "probe_paths", "route_patterns", "route_table"]
+__all__ = ["ROUTE_NAMES", "route_patterns", "route_table"]
 
 _ONE_MODEL = "/v1/models/{id}"
 _KEYED = ("/v1/models", "/info", "/v1/server/info", "/gpu/status", "/metrics", "/reload")
 
 ROUTE_NAMES = frozenset((*DIALECTS, *_KEYED, *HEALTH_PATHS, _ONE_MODEL, "/version"))
 """Every name a route may have in logs and metrics."""
-
-
-def probe_paths(health_check_path: str) -> frozenset[str]:
-    """The paths that probes use, the platform's own included."""
-    return HEALTH_PATHS | {health_check_path}
 
 
 def route_table(
@@ -43,7 +38,7 @@ def route_table(
         "/metrics", {"GET": endpoints.metrics}, scope="metrics", open=not metrics_need_key
     )
     table["/reload"] = Route("/reload", {"POST": endpoints.reload}, scope="admin")
-    for path in probe_paths(health_check_path):
+    for path in HEALTH_PATHS | {health_check_path}:
         table[path] = Route(path, {"GET": endpoints.health}, open=True)
     return table
 

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import random
 import resource
-import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 from backend import (
     ConsoleProgress,
@@ -20,26 +18,23 @@ from backend import (
     default_run_dir,
     probe_engine,
 )
-from gateway.accesslog import AccessLog
-from gateway.admission import Admission
-from gateway.app import App, Clocks
+from gateway.app import App
 from gateway.auth import Authenticator, open_principal
 from gateway.body import BodyBudget
 from gateway.cors import CorsPolicy
 from gateway.endpoints import Endpoints
 from gateway.engine_link import EngineLink
+from gateway.foundation import CLOCKS, Foundation, verdict_options
 from gateway.inference import Inference
 from gateway.keywatch import KeyWatch
 from gateway.lifecycle import Parts
 from gateway.listener import open_listener
-from gateway.metrics import Metrics
 from gateway.preparation import prepare_engine
 from gateway.proxies import TrustedProxies
 from gateway.relay import Relay
 from gateway.routes import ROUTE_NAMES, route_patterns, route_table
 from gateway.server import FrontServer
 from gateway.settings import Settings
-from gateway.status import ServiceStatus
 from gateway.tasks import Tasks
 from gateway.throttle import WrongKeyThrottle
 from gateway.wiring import (
@@ -51,42 +46,10 @@ from gateway.wiring import (
     served_model,
     server_limits,
     supervisor_settings,
-    verdict_options,
 )
 from keys import Keyring, KeyStore
 
-__all__ = ["Foundation", "compose", "lay_foundation"]
-
-CLOCKS = Clocks(monotonic=time.monotonic, wall=time.time)  # noqa: TID251 (the edge it comes in by)
-
-
-@dataclass(frozen=True, slots=True)
-class Foundation:
-    """What the health port shows; made before anything else."""
-
-    admission: Admission
-    status: ServiceStatus
-    metrics: Metrics
-    access_log: AccessLog
-
-
-def lay_foundation(settings: Settings, access_log: AccessLog, version: str) -> Foundation:
-    """Make the parts that the health port needs; nothing here is slow."""
-    admission = Admission(max_queue=settings.max_queue_size, max_wait_s=settings.max_queue_wait)
-    status = ServiceStatus(
-        admission,
-        clock=CLOCKS.monotonic,
-        version=version,
-        platform=settings.platform,
-        node_id=settings.node_id,
-    )
-    metrics = Metrics(
-        routes=ROUTE_NAMES | {settings.health_check_path},
-        models=(model_alias(settings),),
-        keys_max=settings.metrics_max_keys,
-        log_dropped=lambda: access_log.dropped,
-    )
-    return Foundation(admission, status, metrics, access_log)
+__all__ = ["compose"]
 
 
 def compose(
@@ -106,6 +69,8 @@ def compose(
     """
     admission, status, metrics = foundation.admission, foundation.status, foundation.metrics
     run_dir = RunDir(default_run_dir())
+    metrics.know_routes(ROUTE_NAMES | {settings.health_check_path})
+    metrics.know_models((model_alias(settings),))
     tasks = Tasks()
     keys_wanted = settings.auth_enabled and settings.auth_mode == "keys"
     store = KeyStore(settings.auth_keys_file, settings.auth_pepper_file) if keys_wanted else None

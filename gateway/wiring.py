@@ -17,7 +17,6 @@ from gateway.lifecycle import DrainSettings
 from gateway.relay import RelaySettings
 from gateway.server import ServerLimits
 from gateway.settings import Settings
-from health import VerdictOptions
 
 __all__ = [
     "body_rules",
@@ -31,7 +30,6 @@ __all__ = [
     "served_model",
     "server_limits",
     "supervisor_settings",
-    "verdict_options",
 ]
 
 _MOCK_NAME = "mock"
@@ -174,11 +172,3 @@ def server_limits(settings: Settings, open_files: int) -> ServerLimits:
 def drain_settings(settings: Settings) -> DrainSettings:
     """The shutdown budget."""
     return DrainSettings(delay_s=settings.drain_delay, timeout_s=settings.drain_timeout)
-
-
-def verdict_options(settings: Settings) -> VerdictOptions:
-    """What the operator chose about the probes."""
-    return VerdictOptions(
-        health_check_path=settings.health_check_path,
-        ping_while_loading=200 if settings.ping_while_loading == "200" else 204,
-    )

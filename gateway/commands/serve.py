@@ -17,7 +17,7 @@ from gateway.cli import load_or_exit, settings_options
 
 if TYPE_CHECKING:
     from gateway.config import Loaded
-    from gateway.service import Foundation
+    from gateway.foundation import Foundation
     from gateway.settings import Settings
 
 __all__ = ["serve"]
@@ -56,17 +56,15 @@ def serve(first_run: bool, **flags: object) -> None:
 
 def _serve(settings: Settings, secret: str | None, first_run: bool) -> int:
     from gateway.accesslog import AccessLog
-    from gateway.routes import probe_paths
-    from gateway.service import CLOCKS, lay_foundation
+    from gateway.foundation import CLOCKS, lay_foundation, verdict_options
     from gateway.version import VERSION
-    from gateway.wiring import verdict_options
-    from health import HealthPortError, HealthServer
+    from health import HEALTH_PATHS, HealthPortError, HealthServer
 
     access_log = AccessLog(
         sys.stderr.fileno(),
         line_format="json" if settings.log_format == "json" else "text",
         clock=CLOCKS.wall,
-        quiet_routes=probe_paths(settings.health_check_path),
+        quiet_routes=HEALTH_PATHS | {settings.health_check_path},
     )
     foundation = lay_foundation(settings, access_log, VERSION)
     health: HealthServer | None = None

@@ -75,6 +75,8 @@ class EngineCall:
     """The public model name, for logs and metrics."""
     choices: int = 1
     """Independent answers in the reply: `n` times the number of prompts."""
+    prompts: int = 1
+    """Prompts they answer."""
     tasks: int = 1
     """Pieces of work this makes in the engine (answers, inputs or documents); each wants a slot."""
     max_tokens: int | None = None

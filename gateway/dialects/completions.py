@@ -62,6 +62,7 @@ def build(body: dict[str, Any], facts: ModelFacts, policy: FieldPolicy) -> Engin
         include_usage=include_usage,
         model=facts.alias,
         choices=wanted * prompts,
+        prompts=prompts,
         tasks=wanted * prompts,
         max_tokens=limit,
         ignored=sifted.ignored_names(),
@@ -69,7 +70,7 @@ def build(body: dict[str, Any], facts: ModelFacts, policy: FieldPolicy) -> Engin
 
 
 def _assembler(call: EngineCall) -> Assembler:
-    return CompletionAssembler(call.choices)
+    return CompletionAssembler(call.choices, call.prompts)
 
 
 COMPLETIONS_DIALECT = Dialect("completions", _PATH, build, _assembler, sse_error_frame)
