@@ -93,8 +93,6 @@ def _model_worries(s: Settings, chosen: Collection[str]) -> Iterator[str]:
         yield f"{given[0].upper()} decides the model; {rest} has no effect"
     if s.model_sha256 and not s.model_url:
         yield "MODEL_SHA256 has no effect without MODEL_URL"
-    if s.llama_server and s.engine != "llama-server":
-        yield f"LLAMA_SERVER has no effect: the engine is {s.engine}"
 
 
 def _access_worries(s: Settings) -> Iterator[str]:

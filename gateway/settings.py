@@ -239,8 +239,8 @@ class Settings(BaseModel):
         "shared",
         "access",
         "shared: the engine may reuse the processed prompt of any request, which is fast but "
-        "lets a caller measure whether someone else sent the same text. key: no reuse that "
-        "another key could notice.",
+        "lets a caller measure whether someone else sent the same text. key: nothing is reused "
+        "that another key sent; for now, nothing at all.",
     )
 
     # -- request
@@ -402,7 +402,7 @@ class Settings(BaseModel):
         "auto",
         "engine",
         "Which engine runs. auto: mock with USE_MOCK_MODEL, external with BACKEND_URL, else "
-        "llama-server.",
+        "llama-server. llama-cpp-python and external are not supported yet; they stop the start.",
     )
     use_mock_model: Annotated[bool, Flag()] = _set(
         False, "engine", "Run on a scripted stand-in for the engine; for tests and trying out."
@@ -417,7 +417,9 @@ class Settings(BaseModel):
         "auto", "engine", "Whether to build llama-server with CUDA. auto: when nvcc is there."
     )
     backend_url: Annotated[str | None, Url("none")] = _set(
-        None, "engine", "An engine that runs elsewhere; it is used but not supervised."
+        None,
+        "engine",
+        "An engine that runs elsewhere. Not supported yet; setting it stops the start.",
     )
     backend_api_key: Annotated[str | None, Text("an API key", r"[\x21-\x7e]{1,512}", "none")] = (
         _set(None, "engine", "The key that BACKEND_URL asks for.", secret=True)

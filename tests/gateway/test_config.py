@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -151,6 +153,26 @@ def test_an_unknown_profile_is_answered_with_those_that_exist(read: Read) -> Non
     assert "dev, prod" in problem
 
 
+def test_an_installed_package_does_not_read_a_folder_that_is_not_its_own(tmp_path: Path) -> None:
+    """Beside an installed package, ``config`` is somebody else's."""
+    package = Path(__file__).resolve().parents[2] / "gateway"
+    shutil.copytree(package, tmp_path / "gateway", ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config" / "base.yaml").write_text("port: 1\n")
+    code = "import gateway.config as c; print(c.__file__, c.load({}).settings.port)"
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path,
+        env={"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path[1:]])},
+    )
+    where, port = done.stdout.split()
+    assert where.startswith(str(tmp_path))
+    assert port == "8000"
+
+
 def test_a_profile_name_cannot_leave_the_folder(read: Read) -> None:
     (problem,) = problems_of(read, profile="../dev")
     assert "plain name" in problem
@@ -228,6 +250,8 @@ def test_a_broken_file_is_not_quoted(read: Read) -> None:
     [
         ({"USE_MOCK_MODEL": "1", "ENGINE_KIND": "llama-server"}, "USE_MOCK_MODEL"),
         ({"BACKEND_URL": "http://h:1", "USE_MOCK_MODEL": "1"}, "USE_MOCK_MODEL"),
+        ({"BACKEND_URL": "http://h:1"}, "BACKEND_URL"),
+        ({"ENGINE_KIND": "llama-cpp-python"}, "ENGINE_KIND"),
         ({"BACKEND_URL": "http://user:pw@h:1"}, "BACKEND_URL"),
         ({"ENGINE_KIND": "external"}, "BACKEND_URL"),
         ({"RERANK": "1", "POOLING": "mean"}, "POOLING"),
