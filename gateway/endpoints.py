@@ -15,6 +15,7 @@ from backend import Gpu, read_gpus
 from gateway.call import Call
 from gateway.errors import ApiError
 from gateway.metrics import Metrics
+from gateway.proxies import is_loopback
 from gateway.status import ServiceStatus
 from health import VerdictOptions, answer
 
@@ -171,9 +172,13 @@ class Endpoints:
         return response
 
     async def metrics(self, call: Call) -> StreamResponse:
-        """GET /metrics: Prometheus text, or JSON when the client asks for that."""
+        """GET /metrics: Prometheus text, or JSON when the client asks for that.
+
+        Figures of single keys are for holders of the scope, and for whoever is on this machine.
+        """
         snapshot = self._status.snapshot()
-        per_key = call.principal is not None and "metrics" in call.principal.scopes
+        scopes = call.principal.scopes if call.principal is not None else ()
+        per_key = "metrics" in scopes or is_loopback(call.record.client)
         if "application/json" in call.request.headers.get("Accept", ""):
             return _json(call, self._metrics.as_dict(snapshot, per_key=per_key))
         response = Response(

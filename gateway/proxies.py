@@ -5,7 +5,15 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable
 
-__all__ = ["TrustedProxies"]
+__all__ = ["TrustedProxies", "is_loopback"]
+
+
+def is_loopback(address: str) -> bool:
+    """Whether *address* is this machine itself."""
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return False
 
 
 class TrustedProxies:

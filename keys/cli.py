@@ -343,7 +343,7 @@ def _migrate(common: _Common, /, source: Path | None) -> None:
 @click.option(
     "--metrics",
     "metrics_url",
-    default="http://127.0.0.1:8001/metrics",
+    default="http://127.0.0.1:8000/metrics",
     show_default=True,
     help="Metrics page of the running service.",
 )
