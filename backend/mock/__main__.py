@@ -90,6 +90,7 @@ def _on_signal(
         os._exit(1)
     server.close()
     engine.stop()
+    _log("I", "srv    operator(): stopping ...")
     if options.sse_ping_interval >= 0 and not ended.done():
         # The next ping would fail, and with it the stream end.
         asyncio.get_running_loop().call_later(options.sse_ping_interval, engine.drop_all)
