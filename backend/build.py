@@ -16,7 +16,6 @@ import os
 import shutil
 import subprocess
 import tarfile
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,6 +32,7 @@ from backend.build_plan import (
     plan_build,
     steps_of,
 )
+from backend.build_steps import TAIL_LINES, StepRunner
 from backend.errors import BuildFailed, DownloadFailed, EngineMissing
 from backend.pinned import ENGINE_SOURCE, fetch_pinned
 from backend.progress import Progress
@@ -43,9 +43,8 @@ __all__ = ["ENGINE_NAME", "BuildJob", "build_engine", "cached_engine", "unpack_l
 _log = logging.getLogger(__name__)
 
 ENGINE_NAME = "llama-server"
-_TAIL_LINES = 40
-_SPACE_BYTES = {False: 700 << 20, True: 3 << 30}
-"""Disk needed for source, objects and program, without and with CUDA (measured, rounded up)."""
+_SPACE_BYTES = {False: 400 << 20, True: 3 << 30}
+"""Disk for source, objects and program: measured (and doubled) without CUDA, a guess with it."""
 _NOT_NEEDED = frozenset(
     {".git", ".github", ".devops", "benches", "docs", "examples", "gguf-py", "media", "models",
      "tests"}
@@ -153,7 +152,7 @@ def _build(job: BuildJob, lock_fd: int, progress: Progress, source: SourceProvid
         fresh.rename(tree)
     log = job.work / "build.log"
     with log.open("a", encoding="utf-8") as log_file:
-        run = _Runner(lock_fd, log, log_file.write)
+        run = StepRunner(lock_fd, log, log_file.write)
         progress.say("configuring (cmake)")
         run("configure", _cmake_argv(job, tools, tree))
         with progress.bar("compiling llama-server", 100, "%") as advance:
@@ -226,44 +225,6 @@ def _percent_to(advance: Callable[[int], None]) -> Callable[[str], None]:
     return on_line
 
 
-class _Runner:
-    """Runs one tool after the other; all output goes to the log file."""
-
-    def __init__(self, lock_fd: int, log: Path, write: Callable[[str], object]) -> None:
-        self._lock_fd = lock_fd
-        self._log = log
-        self._write = write
-
-    def __call__(
-        self, step: str, argv: list[str], on_line: Callable[[str], None] | None = None
-    ) -> None:
-        """Run *argv* to its end; raise BuildFailed with its last lines if it fails."""
-        tail: deque[str] = deque(maxlen=_TAIL_LINES)
-        with subprocess.Popen(
-            argv,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            pass_fds=(self._lock_fd,),
-        ) as child:
-            assert child.stdout is not None
-            try:
-                for line in child.stdout:
-                    self._write(line)
-                    tail.append(line.rstrip())
-                    if on_line is not None:
-                        on_line(line)
-            except BaseException:
-                child.terminate()  # ninja then stops its compilers itself
-                raise
-        if child.returncode != 0:
-            raise BuildFailed(
-                f"{step} ended with exit code {child.returncode}", tuple(tail), self._log
-            )
-
-
 def _version_line(binary: Path, log: Path) -> str:
     """Run the new program once; a program that cannot start must not reach the cache."""
     try:
@@ -273,7 +234,7 @@ def _version_line(binary: Path, log: Path) -> str:
     except (OSError, subprocess.TimeoutExpired) as exc:
         raise BuildFailed(f"the result does not run: {exc}", log=log) from exc
     if done.returncode != 0:
-        tail = tuple((done.stdout + done.stderr).splitlines()[-_TAIL_LINES:])
+        tail = tuple((done.stdout + done.stderr).splitlines()[-TAIL_LINES:])
         raise BuildFailed(f"the result ended with exit code {done.returncode}", tail, log)
     return (done.stdout + done.stderr).partition("\n")[0].strip()
 

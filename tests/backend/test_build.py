@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -15,9 +16,10 @@ import tarfile
 import textwrap
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 from filelock import FileLock, Timeout
@@ -382,6 +384,37 @@ def test_lock_is_held_until_the_compilers_of_a_killed_builder_are_gone(tmp_path)
     finally:
         builder.kill()
         builder.wait(timeout=30)
+
+
+TWO_STEPS_CMAKE = """
+cmake_minimum_required(VERSION 3.18)
+project(standin NONE)
+add_custom_target(first COMMAND ${{CMAKE_COMMAND}} -E true)
+add_custom_target(llama-server COMMAND cat "{fifo}" VERBATIM)
+add_dependencies(llama-server first)
+"""
+
+
+def test_interruption_ends_everything_the_build_had_started(tmp_path):
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+
+    def source(downloads: Path, tree: Path, progress: object) -> None:
+        tree.mkdir()
+        (tree / "CMakeLists.txt").write_text(TWO_STEPS_CMAKE.format(fifo=fifo))
+
+    with ExitStack() as held:
+        writers: list[BinaryIO] = []
+
+        def interrupt_in_second_step(done: int) -> None:
+            writers.append(held.enter_context(fifo.open("wb")))  # opens when that step reads it
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            build(tmp_path, source, Recorder(interrupt_in_second_step))  # type: ignore[arg-type]
+        readers = select.poll()
+        readers.register(writers[0], select.POLLERR)
+        assert readers.poll(10_000), "the step still reads"
 
 
 def test_this_machine_can_be_described():
