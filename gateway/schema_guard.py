@@ -82,8 +82,16 @@ def check_schema(schema: Any, param: str, budget: SchemaBudget | None = None) ->
         schema = {}
     if not isinstance(schema, dict):
         raise ApiError("invalid_type", f"'{param}' must be a JSON schema.", param=param)
-    if len(orjson.dumps(schema)) > MAX_BYTES:
-        raise ApiError("invalid_value", f"A schema may be {MAX_BYTES >> 10} KiB long.", param=param)
+    try:
+        size_bytes = len(orjson.dumps(schema))
+    except TypeError:  # deeper than the serializer goes
+        size_bytes = MAX_BYTES + 1
+    if size_bytes > MAX_BYTES:
+        raise ApiError(
+            "invalid_value",
+            f"A schema may be {MAX_BYTES >> 10} KiB long and {MAX_DEPTH} levels deep.",
+            param=param,
+        )
     _Walk(schema, param, budget or SchemaBudget.for_one()).run()
     return schema
 
