@@ -45,15 +45,14 @@ COPY --from=build /opt/venv /opt/venv
 COPY --from=build /srv/llama-gateway /srv/llama-gateway
 # The engine's libraries lie beside it, in /app; builds were published that did not find them there
 # by themselves, so LD_LIBRARY_PATH says it. HOME takes the caches of engine and CUDA to the volume.
+# DATA_DIR and PORT_HEALTH are left to their rules: /data and 8001 here, elsewhere the platform's.
 ENV PATH=/opt/venv/bin:$PATH \
     LD_LIBRARY_PATH=/app${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH} \
     LLAMA_SERVER=/app/llama-server \
-    DATA_DIR=/data \
     CACHE_DIR=/data/cache \
     HOME=/data \
     HOST=0.0.0.0 \
     PORT=8000 \
-    PORT_HEALTH=8001 \
     GATEWAY_PROFILE=prod \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1

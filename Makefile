@@ -45,8 +45,8 @@ docs: $(VENV)/.installed ## Write the pages that are made from the code
 
 image: ## Build the container images (CUDA and CPU)
 	@command -v docker >/dev/null || { echo "docker not found: install Docker to build images" >&2; exit 1; }
-	docker build --tag llama-gateway:cuda --file Dockerfile .
-	docker build --tag llama-gateway:cpu --file Dockerfile.cpu .
+	docker build --tag llama-gateway:cuda --build-arg VARIANT=cuda .
+	docker build --tag llama-gateway:cpu --build-arg VARIANT=cpu .
 
 constraints: $(VENV)/.made ## Choose the newest versions again and pin them
 	@rm -rf .venvs/pin && $(PY) -m venv .venvs/pin

@@ -7,7 +7,7 @@ the download) are loaded when they are called.
 from backend.address import Address, TcpAddress, UnixAddress
 from backend.client import EngineClient, Exchange, Sink
 from backend.command import EngineCommand, EngineSettings, build_command
-from backend.engine import FindSettings, FoundEngine, find, find_or_build
+from backend.engine import FindSettings, FoundEngine, build, find, find_or_build
 from backend.errors import (
     BackendError,
     ConnectFailed,
@@ -16,6 +16,7 @@ from backend.errors import (
     EngineTimeout,
     OperatorError,
 )
+from backend.gguf_file import validate
 from backend.gpu import Gpu, read_gpus
 from backend.model import ModelSettings, ResolvedModel, public_name, resolve
 from backend.probe import probe_engine
@@ -62,6 +63,7 @@ __all__ = [
     "SupervisorSettings",
     "TcpAddress",
     "UnixAddress",
+    "build",
     "build_command",
     "default_run_dir",
     "find",
@@ -70,4 +72,5 @@ __all__ = [
     "public_name",
     "read_gpus",
     "resolve",
+    "validate",
 ]

@@ -15,8 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from backend import BackendError, find, read_gpus, resolve
-from backend.gguf_file import validate
+from backend import BackendError, find, read_gpus, resolve, validate
 from gateway.config import Loaded, Problem
 from gateway.settings import Settings
 from gateway.wiring import find_settings, model_settings

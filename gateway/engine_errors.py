@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from backend.errors import BackendError, ConnectFailed, EngineTimeout
+from backend import BackendError, ConnectFailed, EngineTimeout
 from gateway.errors import ApiError
 
 __all__ = ["context_exceeded", "from_backend", "from_event", "from_reply"]

@@ -20,8 +20,7 @@ from typing import Protocol
 
 from aiohttp.web_response import Response, StreamResponse
 
-from backend.client import EngineClient, Exchange
-from backend.errors import BackendError, EngineTimeout
+from backend import BackendError, EngineClient, EngineTimeout, Exchange
 from gateway.admission import Admission, Lease
 from gateway.call import Call
 from gateway.dialects.base import Dialect, EngineCall

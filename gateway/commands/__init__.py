@@ -1,0 +1,1 @@
+"""The commands of ``llama-gateway``, one file each; loaded when they are called."""

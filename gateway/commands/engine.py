@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import click
 
-from backend.engine import FoundEngine, build, find, find_or_build
-from backend.errors import BackendError
-from backend.progress import ConsoleProgress
+from backend import BackendError, ConsoleProgress, FoundEngine, build, find, find_or_build
 from gateway.cli import load_or_exit
 from gateway.settings import Settings
 from gateway.wiring import find_settings

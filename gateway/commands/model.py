@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import click
 
-from backend.errors import BackendError
-from backend.model import ResolvedModel, resolve
-from backend.progress import ConsoleProgress
+from backend import BackendError, ConsoleProgress, ResolvedModel, resolve
 from gateway.cli import load_or_exit
 from gateway.wiring import model_settings
 

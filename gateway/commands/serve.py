@@ -145,11 +145,16 @@ def _say_what_is_odd(loaded: Loaded) -> None:
     for name in loaded.not_enforced_yet:
         _log.warning("%s is accepted but has no effect in this version", name)
     if not loaded.settings.auth_enabled:
-        _warn_of_open_door()
+        _remind_of_open_door()
 
 
-def _warn_of_open_door() -> None:
-    _log.warning("AUTH_ENABLED is false: everyone who reaches the port may use the service")
-    timer = threading.Timer(600.0, _warn_of_open_door)
+def _remind_of_open_door() -> None:
+    """Say it again every ten minutes; at the start the settings' own warning has said it."""
+
+    def remind() -> None:
+        _log.warning("AUTH_ENABLED is false: everyone who reaches the port may use the service")
+        _remind_of_open_door()
+
+    timer = threading.Timer(600.0, remind)
     timer.daemon = True
     timer.start()
