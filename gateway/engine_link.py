@@ -32,6 +32,10 @@ class ServedModel:
     """Requests at a time, when fewer than the engine's slots are wanted."""
 
 
+def _nobody_to_tell() -> None:
+    pass
+
+
 class EngineLink:
     """The engine as the rest of the gateway sees it.
 
@@ -66,6 +70,8 @@ class EngineLink:
         self.facts: ModelFacts | None = None
         """What is known of the model; kept while the engine restarts, it will be the same."""
         self.slots = 1
+        self.note_served: Callable[[], None] = _nobody_to_tell
+        """Tells the supervisor of each complete answer; set when there is a supervisor."""
 
     def __repr__(self) -> str:
         return f"<EngineLink {self._status.engine.state} {self.client}>"

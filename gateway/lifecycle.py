@@ -141,6 +141,7 @@ class Lifecycle:
             command = await _in_daemon_thread(parts.prepare)
             parts.link.aim(command.address, command.key)
             self._supervisor = parts.supervise(command, self._on_engine)
+            parts.link.note_served = self._supervisor.note_served
             await self._supervisor.start()
         except BackendError as exc:
             _log.error("cannot start: %s", exc)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from backend import Address, EngineCommand, Progress, build_command, find_or_build, resolve
 from gateway.settings import Settings
-from gateway.wiring import engine_settings, find_settings, model_settings
+from gateway.wiring import automatic_context, engine_settings, find_settings, model_settings
 
 __all__ = ["prepare_engine"]
 
@@ -35,13 +35,16 @@ def prepare_engine(
     """
     binary: Path | None = None
     model: Path | None = None
+    ctx = settings.ctx
     if settings.engine != "mock":
         engine = find_or_build(find_settings(settings), progress=progress)
         _log.info("engine: %s (%s, from %s)", engine.path, engine.version, engine.source)
         resolved = resolve(model_settings(settings), progress)
         _log.info("model: %s from %s", resolved.name, resolved.source)
         binary, model = engine.path, resolved.path
+        if ctx is None and resolved.info is not None:
+            ctx = automatic_context(resolved.info.context_tokens, settings.parallel)
     key = secrets.token_urlsafe(32)
     return build_command(
-        engine_settings(settings, binary, model), address=address, key=key, environ=environ
+        engine_settings(settings, binary, model, ctx), address=address, key=key, environ=environ
     )

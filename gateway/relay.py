@@ -56,6 +56,9 @@ class EngineDoor(Protocol):
     def slots(self) -> int:
         """Slots of the engine; at least 1."""
 
+    def note_served(self) -> None:
+        """An answer was complete: the engine that gave it is not in a crash loop."""
+
 
 class Relay:
     """Carries calls to the engine.
@@ -93,6 +96,7 @@ class Relay:
         if plan.stream:
             return await self._stream(call, dialect, plan)
         body = await self._within_timeout(self._whole(call, dialect, plan))
+        self._engine.note_served()
         return Response(body=body, headers=call.headers, content_type="application/json")
 
     # -- replies in one piece
@@ -181,6 +185,7 @@ class Relay:
                 error = await pump.over
                 if error is not None:
                     raise error
+                self._engine.note_served()
                 await reply.commit()
             finally:
                 exchange.abort()

@@ -439,8 +439,9 @@ class Settings(BaseModel):
     ctx: Annotated[int | None, Whole(0, 100_000_000, "auto")] = _set(
         None,
         "engine",
-        "Context tokens in all; every slot gets CTX divided by PARALLEL. auto: chosen from the "
-        "model; 0: what the model was trained with.",
+        "Context tokens in all; every slot gets CTX divided by PARALLEL. auto: 4096 for each slot, "
+        "or what the model was trained with if that is less. 0: what the model was trained with, "
+        "in all.",
     )
     parallel: Annotated[int, Whole(1, 256)] = _set(
         4, "engine", "Slots: requests that the engine works on at the same time."

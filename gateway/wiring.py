@@ -19,6 +19,7 @@ from gateway.server import ServerLimits
 from gateway.settings import Settings
 
 __all__ = [
+    "automatic_context",
     "body_rules",
     "drain_settings",
     "engine_settings",
@@ -33,6 +34,7 @@ __all__ = [
 ]
 
 _MOCK_NAME = "mock"
+_SLOT_CONTEXT = 4096
 _CUDA: dict[str, Literal["auto", "on", "off"]] = {"auto": "auto", "on": "on", "off": "off"}
 
 
@@ -67,7 +69,17 @@ def model_alias(settings: Settings) -> str:
     return public_name(model_settings(settings))
 
 
-def engine_settings(settings: Settings, binary: Path | None, model: Path | None) -> EngineSettings:
+def automatic_context(trained_tokens: int | None, slots: int) -> int:
+    """Context of all slots together when none was chosen: enough to try a model, on any machine.
+
+    Left to llama-server it would depend on the memory that is free at that moment.
+    """
+    return slots * min(trained_tokens or _SLOT_CONTEXT, _SLOT_CONTEXT)
+
+
+def engine_settings(
+    settings: Settings, binary: Path | None, model: Path | None, ctx: int | None
+) -> EngineSettings:
     """How the engine is to be started."""
     return EngineSettings(
         kind="mock" if settings.engine == "mock" else "llama-server",
@@ -75,7 +87,7 @@ def engine_settings(settings: Settings, binary: Path | None, model: Path | None)
         model=model,
         hf=settings.model_hf if model is None and settings.engine != "mock" else None,
         alias=model_alias(settings),
-        ctx=settings.ctx,
+        ctx=ctx,
         parallel=settings.parallel,
         ngl=settings.ngl,
         tensor_split=",".join(f"{share:g}" for share in settings.tensor_split) or None,
