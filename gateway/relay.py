@@ -129,7 +129,9 @@ class Relay:
     ) -> bytes:
         assert dialect.assembler is not None
         assembler = dialect.assembler(plan)
-        pump = _Pump(EventStream(choices=plan.choices), asyncio.get_running_loop())
+        pump = _Pump(
+            EventStream(choices=plan.choices, prompts=plan.prompts), asyncio.get_running_loop()
+        )
         pump.release_to(assembler.feed)
         exchange.attach(pump)
         try:
@@ -147,7 +149,9 @@ class Relay:
 
     async def _stream(self, call: Call, dialect: Dialect, plan: EngineCall) -> StreamResponse:
         reply = StreamReply(call.request, call.headers)
-        pump = _Pump(EventStream(choices=plan.choices), asyncio.get_running_loop())
+        pump = _Pump(
+            EventStream(choices=plan.choices, prompts=plan.prompts), asyncio.get_running_loop()
+        )
         watch = _StreamWatch(call, reply, pump, self._settings, self._tasks)
         try:
             await self._carry(call, plan, reply, pump, watch)
