@@ -4,6 +4,10 @@ The flags are few on purpose: one static program, the server only. What is left 
 attack surface (subprocess tools, TLS client, web page) or slower. The name holds everything that
 changes the result, so a cache shared by machines of different kinds never hands out a wrong
 program.
+
+Measured with the demo model on one core with AVX-512 (prompt / generation, tokens a second): this
+build 169 / 87; with GGML_NATIVE, LLAMAFILE and CPU_REPACK on 175 / 92. Not worth a program that
+stops on the next machine.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from backend.build_plan import Cuda, Host
+from backend.cores import usable_cores
 from backend.errors import EngineMissing
 
 __all__ = ["Tools", "find_tools", "look_at_host"]
@@ -36,7 +37,7 @@ def look_at_host() -> Host:
         system=platform.system().lower(),
         machine=platform.machine().lower(),
         cpu_features=_cpu_features(),
-        cores=_cores(),
+        cores=usable_cores(),
         memory_bytes=_memory_bytes(),
         cuda=_look_for_cuda(),
     )
@@ -116,12 +117,6 @@ def _cpu_features() -> frozenset[str]:
         if name.strip() in ("flags", "Features"):
             return frozenset(value.split())
     return frozenset()
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _memory_bytes() -> int:
