@@ -54,7 +54,7 @@ def engine_threads() -> int:
 
 
 def _quota() -> str:
-    """Return ``quota period`` in microseconds, from the newer or the older kind of control group."""
+    """Return ``quota period``, in microseconds, from either kind of control group."""
     newer = _read(_CGROUP / "cpu.max")
     if newer:
         return newer
