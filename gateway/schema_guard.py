@@ -21,6 +21,7 @@ import orjson
 
 from gateway.errors import ApiError
 from gateway.fields.table import printable
+from gateway.schema_refs import References
 from gateway.schema_values import SchemaError, check_array, check_integer, check_string, tidy
 
 __all__ = ["SchemaBudget", "check_schema"]
@@ -28,7 +29,7 @@ __all__ = ["SchemaBudget", "check_schema"]
 MAX_BYTES = 64 * 1024
 MAX_DEPTH = 32
 """Schemas inside each other, as written."""
-MAX_WALK_DEPTH = 96
+MAX_WALK_DEPTH = 64
 """Schemas inside each other with references followed: what the engine's stack has to hold."""
 MAX_PROPERTIES = 512
 MAX_ALTERNATIVES = 1000
@@ -109,6 +110,7 @@ class _Walk:
         self._name_chars = 0
         self._path: list[str] = []
         self._followed: set[str] = set()
+        self._references = References(root)
 
     def run(self) -> None:
         self._node(self._root, 0)
@@ -119,9 +121,9 @@ class _Walk:
         place = ".".join([self._param, *(printable(part) for part in self._path)])
         return ApiError("invalid_value", f"The schema {what}.", param=place[:MAX_PATH_CHARS])
 
-    def _judge(self, check: Callable[[dict[str, Any]], None], node: dict[str, Any]) -> None:
+    def _judge(self, check: Callable[[Any], Any], value: Any) -> Any:
         try:
-            check(node)
+            return check(value)
         except SchemaError as exc:
             raise self._bad(str(exc)) from None
 
@@ -149,7 +151,7 @@ class _Walk:
 
     def _questions(self, node: dict[str, Any], written: int, as_type: str | None) -> None:
         if "$ref" in node:  # 1
-            self._reference(node["$ref"])
+            self._reference(node)
             return
         for key in ("oneOf", "anyOf"):  # 2
             if key in node:
@@ -174,11 +176,11 @@ class _Walk:
         has_properties = "properties" in node or extra is not True
         if kind == "object" or (kind is None and has_properties):
             if "allOf" in node and not has_properties:
-                self._list(node, "allOf", written)
+                self._all_of(node, written)
             else:
                 self._object(node, written)
         elif kind in (None, "string") and "allOf" in node:
-            self._list(node, "allOf", written)
+            self._all_of(node, written)
         elif kind == "array" or (kind is None and ("items" in node or "prefixItems" in node)):
             self._array(node, written)
         elif kind in (None, "string"):
@@ -210,6 +212,25 @@ class _Walk:
             if schema is True:
                 schema = schemas[index] = {}
             self._step(f"{key}[{index}]", schema, written, 8)
+        self._judge(self._references.check_union, node)
+
+    def _all_of(self, node: dict[str, Any], written: int) -> None:
+        """
+        Visit the parts of an allOf, and once more the objects that its references lead to.
+
+        The converter writes their properties into one object, here and each time: it does not
+        notice when that leads round in a circle.
+        """
+        self._list(node, "allOf", written)
+        for part in node["allOf"]:
+            inner = part.get("oneOf", part.get("anyOf"))
+            for component in inner if isinstance(inner, list) else [part]:
+                if "$ref" in component:
+                    target = self._judge(self._references.chase, component)
+                    if "properties" in target:
+                        self._path.append("allOf")
+                        self._object(target, written + 1)
+                        self._path.pop()
 
     def _types(self, node: dict[str, Any], kinds: list[Any], written: int) -> None:
         # Each listed type is a copy of the whole schema to the engine, repeated ones included.
@@ -233,48 +254,16 @@ class _Walk:
 
     # -- references
 
-    def _reference(self, reference: Any) -> None:
-        if not isinstance(reference, str) or not reference.startswith("#/"):
-            raise self._bad("may hold references into itself only, such as '#/$defs/name'")
-        if len(reference) > 4 * MAX_NAME_CHARS:
-            raise self._bad("has a reference that is too long")
+    def _reference(self, node: dict[str, Any]) -> None:
+        reference = node["$ref"]
+        target: dict[str, Any] = self._judge(self._references.resolve, reference)
+        self._judge(self._references.chase, target)
         if reference in self._followed:
             return
         self._followed.add(reference)
-        seen = {reference}
-        target = self._resolve(reference)
-        # References that lead to nothing but references recurse for ever inside an allOf.
-        following = target
-        while isinstance(following.get("$ref"), str):
-            if following["$ref"] in seen:
-                raise self._bad("has a reference that leads to itself")
-            seen.add(following["$ref"])
-            following = self._resolve(following["$ref"])
         name_chars, self._name_chars = self._name_chars, len(reference) + 3
         self._step(reference, target, 0, 0)
         self._name_chars = name_chars
-
-    def _resolve(self, reference: str) -> dict[str, Any]:
-        """The schema a reference names, found as the engine finds it: no escapes are undone."""
-        if not reference.startswith("#/"):
-            raise self._bad("may hold references into itself only, such as '#/$defs/name'")
-        holder: Any = None
-        key: Any = None
-        value: Any = self._root
-        for part in reference[2:].split("/"):
-            holder = value
-            if isinstance(value, dict) and part in value:
-                key = part
-            elif isinstance(value, list) and _is_index(part) and int(part) < len(value):
-                key = int(part)
-            else:
-                raise self._bad("has a reference to something that is not there")
-            value = holder[key]
-        if value is True:
-            value = holder[key] = {}
-        if not isinstance(value, dict):
-            raise self._bad("has a reference to something that is no schema")
-        return value
 
     # -- values
 
@@ -331,8 +320,3 @@ class _Walk:
         if items is not None:
             self._step(key, items, written, 5)
         self._judge(check_array, node)
-
-
-def _is_index(text: str) -> bool:
-    """Digits only, written in one way: else one schema could be followed under many names."""
-    return text.isascii() and text.isdigit() and len(text) < 6 and (text == "0" or text[0] != "0")

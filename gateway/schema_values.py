@@ -28,8 +28,12 @@ _KEYWORDS = {
     *("$ref", "oneOf", "anyOf", "allOf", "type", "enum", "properties", "required"),
     *("additionalProperties", "items", "prefixItems", "pattern", "format"),
     *("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"),
+    "const",
     *_COUNTS,
 }
+
+
+_NULLABLE = _KEYWORDS - {"const"}
 
 
 class SchemaError(ValueError):
@@ -38,7 +42,7 @@ class SchemaError(ValueError):
 
 def tidy(node: dict[str, Any]) -> None:
     """Put right, in place, what honest clients write and the engine refuses."""
-    for key in [key for key, value in node.items() if value is None and key in _KEYWORDS]:
+    for key in [key for key, value in node.items() if value is None and key in _NULLABLE]:
         del node[key]
     if node.get("items") is True:
         node["items"] = {}
@@ -47,11 +51,23 @@ def tidy(node: dict[str, Any]) -> None:
         del node["items"]
         if "prefixItems" not in node:
             node["maxItems"] = 0
+    all_of = node.get("allOf")
+    if isinstance(all_of, list) and len(all_of) == 1 and _only(node, "allOf"):
+        # how pydantic 1 annotates a reference; the engine overflows where such a one is recursive
+        only = all_of[0]
+        if isinstance(only, dict) and _only(only, "$ref"):
+            del node["allOf"]
+            node["$ref"] = only["$ref"]
     for key in _COUNTS:
         count = as_integer(node.get(key))
         if count is not None:
             # beyond 32 bits the engine would read another number
             node[key] = min(count, UNLIMITED) if key.startswith("max") else count
+
+
+def _only(node: dict[str, Any], keyword: str) -> bool:
+    """Whether *keyword* is the only one of a schema that the engine looks at."""
+    return _KEYWORDS.intersection(node) == {keyword}
 
 
 def check_string(node: dict[str, Any]) -> None:
@@ -72,7 +88,9 @@ def check_string(node: dict[str, Any]) -> None:
 
 
 def check_array(node: dict[str, Any]) -> None:
-    """The number of items."""
+    """The number of items, and that there is a word about them: some templates look for it."""
+    if "items" not in node and "prefixItems" not in node:
+        node["items"] = {}
     _check_counts(node, "minItems", "maxItems")
     if node.get("maxItems", 0) > MAX_ITEMS:
         node["maxItems"] = UNLIMITED

@@ -89,15 +89,18 @@ def test_spellings_the_engine_would_refuse_are_put_right():
             "count": {"type": "array", "minItems": 2.0, "items": True},
             "long": {"type": "string", "maxLength": 10**12},
             "many": {"type": "array", "maxItems": 1950},
+            "old": {"title": "Old", "allOf": [{"$ref": "#/$defs/a"}]},
             "pair": {"type": "array", "prefixItems": [True, TEXT], "items": False},
-        }
+        },
+        **{"$defs": {"a": TEXT}},
     )
     assert check_schema(schema, "s")["properties"] == {
         "any": {},
         "none": {"type": "string"},
         "count": {"type": "array", "minItems": 2, "items": {}},
         "long": {"type": "string", "maxLength": 1_000_000},
-        "many": {"type": "array", "maxItems": 1_000_000},
+        "many": {"type": "array", "maxItems": 1_000_000, "items": {}},
+        "old": {"title": "Old", "$ref": "#/$defs/a"},
         "pair": {"type": "array", "prefixItems": [{}, TEXT]},
     }
     assert check_schema(True, "s") == {}
@@ -178,6 +181,43 @@ def test_types_that_double_at_each_level_are_counted_as_often_as_the_engine_does
 def test_references_do_not_hide_depth():
     definitions = {f"d{i}": obj({"a": {"$ref": f"#/$defs/d{i + 1}"}}) for i in range(200)}
     definitions["d200"] = TEXT
+    refused({"$defs": definitions, "$ref": "#/$defs/d0"})
+
+
+def test_a_recursive_object_inside_allof_is_refused_unless_it_can_be_rewritten():
+    """The engine writes referenced objects into an allOf anew each time, and overflows."""
+
+    def recursive(part):
+        return {"$defs": {"a": obj({"x": part})}, "$ref": "#/$defs/a"}
+
+    a = {"$ref": "#/$defs/a"}
+    check_schema(recursive({"allOf": [a]}), "s")
+    refused(recursive({"allOf": [a, obj({"y": TEXT})]}))
+    refused(recursive({"allOf": [{"anyOf": [TEXT, a]}]}))
+    refused(recursive({"type": ["string", "null"], "allOf": [a]}))
+
+
+def test_ways_through_alternatives_are_counted_not_only_schemas():
+    definitions = {
+        f"d{i}": {"anyOf": [{"$ref": f"#/$defs/d{i + 1}"}, {"$ref": f"#/$defs/d{i + 1}"}]}
+        for i in range(40)
+    }
+    definitions["d40"] = TEXT
+    refused({"$defs": definitions, "$ref": "#/$defs/d0"})
+
+
+def test_objects_doubled_by_allof_are_counted_as_often_as_they_are_written():
+    definitions = {
+        f"d{i}": obj({name: {"allOf": [{"$ref": f"#/$defs/d{i + 1}"}, {}]} for name in "ab"})
+        for i in range(20)
+    }
+    definitions["d20"] = TEXT
+    refused({"$defs": definitions, "$ref": "#/$defs/d0"})
+
+
+def test_a_long_chain_of_references_is_refused():
+    definitions = {f"d{i}": {"$ref": f"#/$defs/d{i + 1}"} for i in range(1500)}
+    definitions["d1500"] = TEXT
     refused({"$defs": definitions, "$ref": "#/$defs/d0"})
 
 
