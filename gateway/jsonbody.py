@@ -1,8 +1,8 @@
 """The bytes of a request body become one JSON object, or a 400.
 
 Rules:
-- what costs much to parse is refused before it is parsed: many brackets cost a parser a hundred
-  times the memory that they cost the sender, deep nesting overflows stacks further down;
+- many brackets are refused before they are parsed: they cost a parser a hundred times the memory
+  that they cost the sender; deep nesting is refused after it, for the stacks further down;
 - one reading only: UTF-8 without a byte order mark, no NaN or Infinity, no number beyond a double
   or 64 bits, no lone surrogate. Of duplicate keys the last wins, here and nowhere else, because
   what goes on to the engine is serialised anew;
@@ -27,7 +27,6 @@ MAX_DEPTH = 64
 
 _STRING = re.compile(rb'"[^"]*+"?')
 _NUMBER = re.compile(rb"-?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
-_NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _DIGITS_ONLY = bytes(0x30 if 0x30 <= byte <= 0x39 else 0x20 for byte in range(256))
 _LONG_NUMBER = b"0" * 19
 
@@ -58,7 +57,12 @@ def parse_value(
     """`parse` for any JSON value; also for JSON that travels inside a string."""
     if text.startswith((b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")):
         raise ApiError("invalid_json", "The request body must be UTF-8 without a byte order mark.")
-    _check_structure(text, max_structure, max_depth)
+    # Brackets inside strings are counted too, as long as that refuses nothing.
+    brackets = text.count(b"{") + text.count(b"[")
+    if brackets > max_structure:
+        bare = _outside_strings(text)
+        if bare.count(b"{") + bare.count(b"[") > max_structure:
+            raise ApiError("invalid_json", f"More than {max_structure} objects and arrays.")
     try:
         value = orjson.loads(text)
     except orjson.JSONDecodeError as exc:
@@ -66,6 +70,8 @@ def parse_value(
             "invalid_json",
             f"The request body is not valid JSON (line {exc.lineno}, column {exc.colno}).",
         ) from None
+    if brackets > max_depth:
+        _check_depth([value], max_depth)
     # The parser turns longer integers into doubles; a client that means the integer is told.
     if _LONG_NUMBER in text.translate(_DIGITS_ONLY):
         _check_integers(text)
@@ -82,19 +88,18 @@ def _outside_strings(text: bytes) -> bytes:
     return _STRING.sub(b'"', text.replace(rb"\\", b"").replace(rb"\"", b""))
 
 
-def _check_structure(text: bytes, max_structure: int, max_depth: int) -> None:
-    if text.count(b"{") + text.count(b"[") <= max_depth:
-        return  # too few to break either limit, wherever they stand: the common case
-    brackets = _outside_strings(text).translate(None, _NOT_BRACKETS)
-    if brackets.count(b"{") + brackets.count(b"[") > max_structure:
-        raise ApiError("invalid_json", f"More than {max_structure} objects and arrays.")
-    for _ in range(max_depth):
-        if not brackets:
+def _check_depth(value: Any, max_depth: int) -> None:
+    """Go down level by level; the parser's own bound of 1024 keeps its stack safe before that."""
+    level = [value]
+    for _ in range(max_depth + 1):
+        below: list[Any] = []
+        for container in level:
+            inner = container.values() if type(container) is dict else container
+            below += [item for item in inner if type(item) is dict or type(item) is list]
+        if not below:
             return
-        # takes away the innermost level everywhere; two siblings in a row go in the same pass
-        brackets = brackets.replace(b"{}", b"").replace(b"[]", b"")
-    if b"{" in brackets or b"[" in brackets:
-        raise ApiError("invalid_json", f"More than {max_depth} levels of nesting.")
+        level = below
+    raise ApiError("invalid_json", f"More than {max_depth} levels of nesting.")
 
 
 def _check_integers(text: bytes) -> None:
