@@ -17,6 +17,8 @@ from gateway.errors import ApiError
 __all__ = ["context_exceeded", "from_backend", "from_event", "from_reply"]
 
 _UNSUPPORTED = ("does not support", "not supported", "mmproj", "not enabled", "unsupported")
+_TEMPLATE = ("jinja", "while executing", "failed to parse", "chat template")
+"""A model's template that cannot put these messages or tools into words: depends on the request."""
 _TOO_LONG = ("too large to process", "exceeds the available context", "context size")
 
 
@@ -31,6 +33,12 @@ def from_reply(status: int, body: bytes) -> ApiError:
         return ApiError("context_length_exceeded")
     if status == 501 or any(pattern in lower for pattern in _UNSUPPORTED):
         return ApiError("not_supported_by_model")
+    if any(pattern in lower for pattern in _TEMPLATE):
+        return ApiError(
+            "invalid_value",
+            "The model's chat template does not take these messages or tools.",
+            param="messages",
+        )
     if status == 503:
         return ApiError("engine_unavailable", retry_after_s=2.0)
     if status == 400:

@@ -26,6 +26,7 @@ class ServedModel:
     """What the operator said about the model."""
 
     alias: str
+    generates: bool
     embeddings: bool
     rerank: bool
     slots_limit: int | None = None
@@ -125,6 +126,7 @@ class EngineLink:
             embedding_size=props.embedding_size,
             vision=props.vision,
             audio=props.audio,
+            generates=self._model.generates,
             embeddings=self._model.embeddings,
             rerank=self._model.rerank,
         )

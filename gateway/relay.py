@@ -198,7 +198,7 @@ class Relay:
     # -- both
 
     async def _admit(self, call: Call, plan: EngineCall) -> Lease:
-        wanted = min(plan.tasks, self._engine.slots) if plan.tasks else 0
+        wanted = min(plan.tasks, self._engine.slots)
         lease = await self._admission.slots(wanted)
         call.record.queue_s = lease.waited_s
         call.headers["Server-Timing"] = f"queue;dur={lease.waited_s * 1000:.1f}"

@@ -124,6 +124,7 @@ def served_model(settings: Settings) -> ServedModel:
     """What the gateway says about the model."""
     return ServedModel(
         alias=model_alias(settings),
+        generates=settings.engine == "mock" or not (settings.embeddings or settings.rerank),
         embeddings=_embeds(settings),
         rerank=_ranks(settings),
         slots_limit=settings.max_concurrent_requests,

@@ -35,6 +35,8 @@ class ModelFacts:
     embedding_size: int | None = None
     vision: bool = False
     audio: bool = False
+    generates: bool = True
+    """Whether the engine was started to write text."""
     embeddings: bool = False
     """Whether the engine was started for `/v1/embeddings`."""
     rerank: bool = False
@@ -78,7 +80,8 @@ class EngineCall:
     prompts: int = 1
     """Prompts they answer."""
     tasks: int = 1
-    """Pieces of work this makes in the engine (answers, inputs or documents); each wants a slot."""
+    """Pieces of work this makes in the engine (answers, inputs or documents); each wants a slot.
+    0: it takes none."""
     max_tokens: int | None = None
     """Most tokens one choice may have; `None` where nothing is generated."""
     ignored: tuple[str, ...] = ()

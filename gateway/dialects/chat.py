@@ -12,7 +12,13 @@ import orjson
 
 from gateway.assemble import ChatAssembler
 from gateway.dialects.base import Assembler, Dialect, EngineCall, FieldPolicy, ModelFacts
-from gateway.dialects.common import check_model, choices, stream_wishes, token_limit
+from gateway.dialects.common import (
+    check_generates,
+    check_model,
+    choices,
+    stream_wishes,
+    token_limit,
+)
 from gateway.errors import ApiError, sse_error_frame
 from gateway.fields import CHAT, Sifted, printable, sift
 from gateway.fields.kinds import wrong_type, wrong_value
@@ -47,6 +53,7 @@ def build(body: dict[str, Any], facts: ModelFacts, policy: FieldPolicy) -> Engin
     sifted = sift(body, CHAT, facts, policy)
     translate = sifted.translate
     out = prompt_fields(sifted, facts, policy)
+    check_generates(facts)
     out.update(sifted.forward)
     _refuse_modalities(translate.get("modalities"))
     _set_logprobs(out, translate)

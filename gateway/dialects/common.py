@@ -10,6 +10,7 @@ from gateway.errors import ApiError
 from gateway.fields.kinds import as_integer, wrong_type, wrong_value
 
 __all__ = [
+    "check_generates",
     "check_model",
     "choices",
     "stream_wishes",
@@ -42,6 +43,23 @@ def check_model(translate: dict[str, Any], facts: ModelFacts) -> None:
         param="model",
         hint="GET /v1/models lists what is there.",
     )
+
+
+def check_generates(facts: ModelFacts) -> None:
+    """
+    Refuse text generation where the engine was started for something else.
+
+    llama-server would try, with a model that was made for vectors or scores.
+
+    Raises:
+        ApiError: 400 `not_supported_by_model`.
+    """
+    if not facts.generates:
+        raise ApiError(
+            "not_supported_by_model",
+            "The model that is loaded writes no text.",
+            hint="The operator started the engine for embeddings or for reranking.",
+        )
 
 
 def token_limit(

@@ -9,6 +9,7 @@ import orjson
 from gateway.assemble import CompletionAssembler
 from gateway.dialects.base import Assembler, Dialect, EngineCall, FieldPolicy, ModelFacts
 from gateway.dialects.common import (
+    check_generates,
     check_model,
     choices,
     stream_wishes,
@@ -36,6 +37,7 @@ def build(body: dict[str, Any], facts: ModelFacts, policy: FieldPolicy) -> Engin
     sifted = sift(body, COMPLETIONS, facts, policy)
     translate = sifted.translate
     check_model(translate, facts)
+    check_generates(facts)
     prompt, prompts = texts_or_tokens(
         translate.get("prompt"), "prompt", facts, max_items=MAX_PROMPTS, empty_text=False
     )

@@ -35,6 +35,7 @@ def build(body: dict[str, Any], facts: ModelFacts, policy: FieldPolicy) -> Engin
         stream=False,
         include_usage=False,
         model=facts.alias,
+        tasks=0,
         ignored=sifted.ignored_names(),
     )
 

@@ -1,5 +1,7 @@
 """Each route's body becomes one engine call, or a 4xx that names the field."""
 
+import dataclasses
+
 import orjson
 import pytest
 from hypothesis import given, settings
@@ -642,3 +644,17 @@ def test_any_json_becomes_an_allow_listed_body_or_a_4xx(path, data, policy):
     if call.generates:
         assert 1 <= sent(call)["max_tokens"] <= FACTS.context_tokens
         assert sent(call)["stream"] is sent(call)["return_progress"] is True
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
+def test_engine_that_was_started_for_vectors_writes_no_text(path: str) -> None:
+    body = {"messages": [{"role": "user", "content": "hi"}]} if "chat" in path else {"prompt": "hi"}
+    with pytest.raises(ApiError) as refusal:
+        DIALECTS[path].build(body, dataclasses.replace(FACTS, generates=False), FieldPolicy())
+    assert refusal.value.code == "not_supported_by_model"
+
+
+def test_counting_takes_no_slot() -> None:
+    body = {"messages": [{"role": "user", "content": "hi"}]}
+    path = "/v1/chat/completions/input_tokens"
+    assert DIALECTS[path].build(body, FACTS, FieldPolicy()).tasks == 0

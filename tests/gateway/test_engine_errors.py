@@ -18,6 +18,8 @@ def body(message: str, kind: str = "invalid_request_error", **more: object) -> b
         (500, body("image input is not supported - hint: mmproj"), "not_supported_by_model", 400),
         (501, body("This server does not support embeddings"), "not_supported_by_model", 400),
         (500, body("input (600 tokens) is too large to process"), "context_length_exceeded", 400),
+        (500, body("While executing CallExpression ..."), "invalid_value", 400),
+        (500, body("Jinja Exception: roles must alternate"), "invalid_value", 400),
         (503, body("Loading model"), "engine_unavailable", 503),
         (500, body("secret prompt text"), "engine_error", 502),
         (401, body("Invalid API Key"), "engine_error", 502),
