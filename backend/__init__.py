@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from backend.address import Address, TcpAddress, UnixAddress
     from backend.client import EngineClient, Exchange, Sink
     from backend.command import EngineCommand, EngineSettings, build_command
+    from backend.cores import engine_threads
     from backend.engine import FindSettings, FoundEngine, build, find, find_or_build
     from backend.errors import (
         BackendError,
@@ -65,6 +66,7 @@ __all__ = [
     "UnixAddress",
     "build",
     "build_command",
+    "engine_threads",
     "default_run_dir",
     "find",
     "find_or_build",
@@ -107,6 +109,7 @@ _HOMES = {
     "UnixAddress": "address",
     "build": "engine",
     "build_command": "command",
+    "engine_threads": "cores",
     "default_run_dir": "rundir:default_path",
     "find": "engine",
     "find_or_build": "engine",

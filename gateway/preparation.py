@@ -8,9 +8,18 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Mapping
-from pathlib import Path
+from dataclasses import replace
 
-from backend import Address, EngineCommand, Progress, build_command, find_or_build, resolve
+from backend import (
+    Address,
+    EngineCommand,
+    EngineSettings,
+    Progress,
+    build_command,
+    engine_threads,
+    find_or_build,
+    resolve,
+)
 from gateway.settings import Settings
 from gateway.wiring import automatic_context, engine_settings, find_settings, model_settings
 
@@ -33,18 +42,27 @@ def prepare_engine(
     Raises:
         OperatorError: A tool, the model or an argument is wrong; the text says what to do.
     """
-    binary: Path | None = None
-    model: Path | None = None
-    ctx = settings.ctx
-    if settings.engine != "mock":
-        engine = find_or_build(find_settings(settings), progress=progress)
-        _log.info("engine: %s (%s, from %s)", engine.path, engine.version, engine.source)
-        resolved = resolve(model_settings(settings), progress)
-        _log.info("model: %s from %s", resolved.name, resolved.source)
-        binary, model = engine.path, resolved.path
-        if ctx is None and resolved.info is not None:
-            ctx = automatic_context(resolved.info.context_tokens, settings.parallel)
-    key = secrets.token_urlsafe(32)
-    return build_command(
-        engine_settings(settings, binary, model, ctx), address=address, key=key, environ=environ
-    )
+    if settings.engine == "mock":
+        engine = engine_settings(settings, None, None)
+    else:
+        engine = _real_engine(settings, progress)
+    return build_command(engine, address=address, key=secrets.token_urlsafe(32), environ=environ)
+
+
+def _real_engine(settings: Settings, progress: Progress) -> EngineSettings:
+    found = find_or_build(find_settings(settings), progress=progress)
+    _log.info("engine: %s (%s, from %s)", found.path, found.version, found.source)
+    model = resolve(model_settings(settings), progress)
+    _log.info("model: %s from %s", model.name, model.source)
+    if model.hf is not None and found.source in ("cache", "build"):
+        _log.warning(
+            "the llama-server that is built here has no TLS and fetches nothing: unless the model "
+            "is in the hub's cache already, use MODEL_URL, or set LLAMA_SERVER"
+        )
+    engine = engine_settings(settings, found.path, model.path)
+    if engine.threads is None:
+        engine = replace(engine, threads=engine_threads())
+    if engine.ctx is None and model.info is not None:
+        trained_tokens = model.info.context_tokens
+        engine = replace(engine, ctx=automatic_context(trained_tokens, engine.parallel))
+    return engine

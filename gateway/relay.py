@@ -341,6 +341,9 @@ class _StreamWatch:
         """From here on the engine's silence counts."""
         self._dispatched = True
         self._pump.heard_s = self._loop.time()
+        # The tick that is due may come later than the engine's patience ends.
+        self.stop()
+        self._schedule()
 
     def stop(self) -> None:
         """No heartbeat and no verdict after this."""

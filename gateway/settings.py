@@ -447,7 +447,9 @@ class Settings(BaseModel):
         4, "engine", "Slots: requests that the engine works on at the same time."
     )
     threads: Annotated[int | None, Whole(1, 1024, "auto")] = _set(
-        None, "engine", "Threads for the engine's computing."
+        None,
+        "engine",
+        "Threads for the engine's computing. auto: the real cores this process may use, less one.",
     )
     extra_args: Annotated[tuple[str, ...], Args()] = _set(
         (),

@@ -77,9 +77,7 @@ def automatic_context(trained_tokens: int | None, slots: int) -> int:
     return slots * min(trained_tokens or _SLOT_CONTEXT, _SLOT_CONTEXT)
 
 
-def engine_settings(
-    settings: Settings, binary: Path | None, model: Path | None, ctx: int | None
-) -> EngineSettings:
+def engine_settings(settings: Settings, binary: Path | None, model: Path | None) -> EngineSettings:
     """How the engine is to be started."""
     return EngineSettings(
         kind="mock" if settings.engine == "mock" else "llama-server",
@@ -87,7 +85,7 @@ def engine_settings(
         model=model,
         hf=settings.model_hf if model is None and settings.engine != "mock" else None,
         alias=model_alias(settings),
-        ctx=ctx,
+        ctx=settings.ctx,
         parallel=settings.parallel,
         ngl=settings.ngl,
         tensor_split=",".join(f"{share:g}" for share in settings.tensor_split) or None,
