@@ -73,7 +73,7 @@ def mock_service(serve: Serve) -> ServiceProcess:
     return serve(USE_MOCK_MODEL="true").ready()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def key_tool() -> Callable[..., str]:
     """Runs scripts/key_mgmt.py and gives its standard output."""
 
