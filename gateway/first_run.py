@@ -12,7 +12,8 @@ import json
 __all__ = ["KEY_VARIABLE", "base_url", "welcome"]
 
 KEY_VARIABLE = "LLAMA_GATEWAY_KEY"
-_QUESTION = "What is the capital of France?"
+# A demo model of 135 million weights answers this one right, when it is not made to roll dice.
+_QUESTION = "Name the capital of France."
 
 
 def base_url(host: str, port: int) -> str:
@@ -54,6 +55,7 @@ def _curl(host: str, port: int, model: str, secret: str | None, auth: bool) -> s
     body = {
         "model": model,
         "stream": True,
+        "temperature": 0,
         "messages": [{"role": "user", "content": _QUESTION}],
     }
     # Double quotes, so that the shell fills in the variable; a key holds nothing a shell expands.
@@ -76,6 +78,7 @@ client = OpenAI(base_url="{base_url(host, port)}/v1", api_key={key})
 stream = client.chat.completions.create(
     model={model!r},
     messages=[{{"role": "user", "content": {_QUESTION!r}}}],
+    temperature=0,
     stream=True,
 )
 for event in stream: print(event.choices[0].delta.content or "", end="", flush=True)
