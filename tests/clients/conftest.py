@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -10,17 +10,17 @@ import pytest
 from keys import create_first_key
 from tests.support.service import ServiceProcess
 
-Start = Callable[..., ServiceProcess]
+Make = Callable[..., ServiceProcess]
 
 
 @pytest.fixture(scope="module")
-def start_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
-    """Starts services that live until the module's tests are over."""
+def make_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Make]:
+    """Makes services, not started yet, that live until the module's tests are over."""
     running: list[ServiceProcess] = []
 
-    def start(*, key: bool = True, **env: str) -> ServiceProcess:
+    def make(*, key: bool = True, flags: Sequence[str] = (), **env: str) -> ServiceProcess:
         folder = tmp_path_factory.mktemp("service")
-        service = ServiceProcess(folder, env)
+        service = ServiceProcess(folder, env, flags)
         running.append(service)
         if key:
             secret = create_first_key(keys_file(service), keys_file(service, "pepper"), "test")
@@ -28,7 +28,7 @@ def start_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
             service.key = secret
         return service
 
-    yield start
+    yield make
     for service in running:
         service.kill()
 

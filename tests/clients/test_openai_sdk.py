@@ -22,7 +22,7 @@ from tests.clients.conftest import keys_file
 from tests.clients.openai_sdk import CHECKS
 from tests.support.service import ServiceProcess
 
-Start = Callable[..., ServiceProcess]
+Make = Callable[..., ServiceProcess]
 
 ROOT = Path(__file__).parents[2]
 OLDER = ROOT / ".venvs" / "openai-1"  # made by `make test`
@@ -61,7 +61,7 @@ Findings = dict[str, dict[str, Any]]
 
 @pytest.fixture(scope="module")
 def findings(
-    start_service: Start, models: Path, llama_server: Path, key_tool: Callable[..., str]
+    make_service: Make, models: Path, llama_server: Path, key_tool: Callable[..., str]
 ) -> Callable[[str, str], Findings]:
     """What one generation of the package finds in one group of checks, by name; looked at once."""
 
@@ -69,7 +69,7 @@ def findings(
         settings = {**SETTINGS[group], "LLAMA_SERVER": str(llama_server)}
         if "MODEL_PATH" in settings:
             settings["MODEL_PATH"] = str(models / settings["MODEL_PATH"])
-        service = start_service(**settings)
+        service = make_service(**settings)
         words = ("generate", "limited", "--scopes", "metrics", "--quiet")
         limited = key_tool(*words, "--file", str(keys_file(service)))
         service.start()

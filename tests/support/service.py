@@ -10,10 +10,11 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
+_KEPT = ("PATH", "HOME", "LANG", "TMPDIR", "XDG_CACHE_HOME")
 _READY = re.compile(r"ready: http://\S+:(\d+)/v1")
 _API = re.compile(r"api port is open on \S+:(\d+)")
 _HEALTH = re.compile(r"health port is open on \S+:(\d+)")
@@ -25,12 +26,14 @@ class ServiceProcess:
     Args:
         folder: DATA_DIR; keys and logs of this instance.
         env: Settings, by environment name.
+        flags: More words for the command line.
     """
 
-    def __init__(self, folder: Path, env: Mapping[str, str]) -> None:
+    def __init__(self, folder: Path, env: Mapping[str, str], flags: Sequence[str] = ()) -> None:
+        self._flags = flags
         self.folder = folder
         self._env = {
-            **{k: v for k, v in os.environ.items() if k in ("PATH", "HOME", "LANG", "TMPDIR")},
+            **{name: os.environ[name] for name in _KEPT if name in os.environ},
             "PYTHONUNBUFFERED": "1",
             "HOST": "127.0.0.1",
             "PORT": "0",
@@ -62,7 +65,7 @@ class ServiceProcess:
     def start(self) -> ServiceProcess:
         """Start it; returns at once."""
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "gateway", "serve"],
+            [sys.executable, "-m", "gateway", "serve", *self._flags],
             cwd=Path(__file__).parents[2],
             env=self._env,
             stdin=subprocess.DEVNULL,
