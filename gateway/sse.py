@@ -6,7 +6,8 @@ Rules:
 2. Only whole events are passed on, so that an error event can always follow. The one exception is
    an event larger than `EVENT_LIMIT_BYTES`: it goes on in pieces, and `mid_event` says so.
 3. Dropped: comments, progress events, an error event of the engine (kept in `error`), and whatever
-   follows an error event or `[DONE]`.
+   follows an error event or `[DONE]`. A progress event that brings text is passed on: when the
+   engine continues an answer that the request began, it repeats that beginning in the first one.
 
 Why the quick test in `feed` is safe: inside JSON every quote of a text is written as ``\\"`` and
 every line feed as ``\\n``. So ``"finish_reason":null`` with bare quotes, and a bare blank line, can
@@ -35,6 +36,7 @@ _REPORT_LIMIT_BYTES = 64 << 10
 
 _TOKEN = b'"finish_reason":null'
 _PROGRESS = b'"prompt_progress":'
+_OPENING = b'"content":null'  # of a chat choice: its role, before any text
 _REPORTS = (b'"usage":{', b'"timings":{', b'"finish_reason":"')
 _ERROR = (b'data: {"error":', b'data:{"error":', b"event: error", b"event:error")
 _DONE = (b"data: [DONE]", b"data:[DONE]")
@@ -158,8 +160,7 @@ class EventStream:
     def _sees_progress(self, chunk: bytes) -> bool:
         if _PROGRESS in chunk:
             return True
-        if self._choices == 1:
-            self._watch = False
+        self._watch = self._choices > 1 or _OPENING in chunk
         return False
 
     def _feed_any(self, chunk: bytes) -> bytes:
@@ -233,10 +234,12 @@ class EventStream:
             self.done = self._over = True
             return start
         if data.find(_PROGRESS, start, end) >= 0:
-            self._note_progress(data[start:end])
-            return end
+            if not self._note_progress(data[start:end]):
+                return end
+            self.events += 1
+            return start
         self.events += 1
-        self._watch = self._choices > 1
+        self._watch = self._choices > 1 or data.find(_OPENING, start, end) >= 0
         if data.find(_TOKEN, start, end) < 0:
             self._note_report(data[start:end])
         return start
@@ -249,18 +252,31 @@ class EventStream:
         self.events += 1
         return start
 
-    def _note_progress(self, event: bytes) -> None:
+    def _note_progress(self, event: bytes) -> bool:
+        """Take note of the progress; return whether the event brings text as well."""
         self.progress_events += 1
-        progress = _payload(event).get("prompt_progress")
+        payload = _payload(event)
+        progress = payload.get("prompt_progress")
         if not isinstance(progress, dict):
-            return
+            return False
         total, processed = progress.get("total"), progress.get("processed")
         if isinstance(total, int) and isinstance(processed, int) and total > 0:
             self.prefill = min(1.0, max(0.0, processed / total))
+        choices = payload.get("choices")
+        return isinstance(choices, list) and any(map(_brings_text, choices))
 
     def _note_report(self, event: bytes) -> None:
         if len(event) <= _REPORT_LIMIT_BYTES and any(mark in event for mark in _REPORTS):
             self._reports.append(event)
+
+
+def _brings_text(choice: Any) -> bool:
+    if not isinstance(choice, dict):
+        return False
+    delta = choice.get("delta")
+    if not isinstance(delta, dict):
+        return bool(choice.get("text"))
+    return bool(delta.get("content") or delta.get("reasoning_content"))
 
 
 def _only_tokens(chunk: bytes) -> int:

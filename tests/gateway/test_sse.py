@@ -331,3 +331,13 @@ def test_odd_payloads_break_nothing(payload: bytes) -> None:
     assert events.feed(b'data: {"usage":{' + payload[:4] + b"\n\n") != b""
     assert events.prefill is None
     assert events.outcome() == Outcome()
+
+
+def test_beginning_that_an_answer_continues_is_passed_on_with_its_progress() -> None:
+    role = TOKEN.replace(b'"content":" \xe2\x82\xac"', b'"role":"assistant","content":null')
+    begun = progress(0, 9).replace(b'"role":"assistant","content":null', b'"content":"a low"')
+    stream = [role, begun, progress(5, 9), progress(9, 9), role, TOKEN]
+    for pieces in (stream, [b"".join(stream)]):
+        events = EventStream()
+        assert b"".join(map(events.feed, pieces)) == role + begun + role + TOKEN
+        assert (events.events, events.progress_events, events.prefill) == (4, 3, 1.0)
