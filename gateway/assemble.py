@@ -7,6 +7,7 @@ differ in content, and why:
 - `timings` are those of the first choice, as the engine has it.
 - Text the engine held back as the possible beginning of a stop string is missing when the reply
   then ends by length: the engine does not put it into the stream.
+- A tool call cut short by length is missing; the engine shows its source as text.
 - Chat `logprobs` have no entry for tokens that brought no text, such as the end-of-turn token.
 - An incomplete character at the very end is left out; the engine writes U+FFFD for it.
 
