@@ -371,14 +371,14 @@ def test_a_line_without_end_neither_blocks_the_engine_nor_hides_its_death(run, r
 def test_a_grandchild_that_keeps_the_pipe_does_not_matter(run, run_dir):
     """It leaves the group and the session, so that nothing here can or should end it."""
     program = """
-        import os, sys, time
+        import os, signal, sys
         read, write = os.pipe()
         if not os.fork():
             os.setsid()
             with open(sys.argv[1] + ".pid", "w") as file:
                 file.write(str(os.getpid()))
             os.close(write)
-            time.sleep(60)
+            signal.pause()
         os.close(write)
         os.read(read, 1)
         os._exit(5)
@@ -401,12 +401,12 @@ def test_a_grandchild_that_keeps_the_pipe_does_not_matter(run, run_dir):
 
 def test_what_is_left_of_the_group_ends_with_the_engine(run, run_dir):
     program = """
-        import os, sys, time
+        import os, signal, sys
         if not os.fork():
             with open(sys.argv[1] + ".pid", "w") as file:
                 file.write(str(os.getpid()))
-            time.sleep(60)
-        time.sleep(60)
+            signal.pause()
+        signal.pause()
     """
 
     async def scenario():
@@ -535,7 +535,7 @@ def test_the_engine_dies_with_a_killed_gateway(run_dir, loop, thread):
 def orphan(run_dir, gateway_pid, mark=None):
     """An engine without a gateway: a process of ours with the note of a gateway that is gone."""
     socket = run_dir / f"engine-{gateway_pid}.sock"
-    argv = [sys.executable, "-c", "import time; print(flush=True); time.sleep(60)", str(socket)]
+    argv = [sys.executable, "-c", "import signal; print(flush=True); signal.pause()", str(socket)]
     process = subprocess.Popen(argv, stdout=subprocess.PIPE, start_new_session=True)
     process.stdout.readline()
     stat = Path(f"/proc/{process.pid}/stat").read_text()
