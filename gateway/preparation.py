@@ -14,10 +14,12 @@ from backend import (
     Address,
     EngineCommand,
     EngineSettings,
+    Gpu,
     Progress,
     build_command,
     engine_threads,
     find_or_build,
+    read_gpus,
     resolve,
 )
 from gateway.settings import Settings
@@ -59,6 +61,7 @@ def _real_engine(settings: Settings, progress: Progress) -> EngineSettings:
             "the llama-server that is built here has no TLS and fetches nothing: unless the model "
             "is in the hub's cache already, use MODEL_URL, or set LLAMA_SERVER"
         )
+    _say_how_gpus_are_used(settings, read_gpus())
     engine = engine_settings(settings, found.path, model.path)
     if engine.threads is None:
         engine = replace(engine, threads=engine_threads())
@@ -66,3 +69,19 @@ def _real_engine(settings: Settings, progress: Progress) -> EngineSettings:
         trained_tokens = model.info.context_tokens
         engine = replace(engine, ctx=automatic_context(trained_tokens, engine.parallel))
     return engine
+
+
+def _say_how_gpus_are_used(settings: Settings, gpus: tuple[Gpu, ...]) -> None:
+    if not gpus:
+        return
+    names = ", ".join(gpu.name for gpu in gpus)
+    chosen = settings.split_mode is not None or bool(settings.tensor_split)
+    if len(gpus) == 1 or chosen:
+        _log.info("GPUs: %d (%s)", len(gpus), names)
+    else:
+        _log.warning(
+            "GPUs: %d (%s); the model is spread over all of them by layers, as neither SPLIT_MODE "
+            "nor TENSOR_SPLIT says otherwise",
+            len(gpus),
+            names,
+        )
