@@ -299,4 +299,5 @@ def test_thousand_clients_leave_nothing_behind(serve: Serve) -> None:
     reply = client_of(service).chat.completions.create(model="mock", messages=user("hi"))
     assert reply.choices[0].finish_reason == "stop"
     assert service.stop() == 0
-    assert "Traceback" not in service.output
+    before, trace, after = service.output.partition("Traceback")
+    assert not trace, before[-300:] + trace + after[:6000]
