@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from backend.gguf_file import validate
     from backend.gpu import Gpu, read_gpus
     from backend.model import ModelSettings, ResolvedModel, public_name, resolve
-    from backend.probe import probe_engine
+    from backend.probe import Probe, ProbeReady, probe_engine
     from backend.progress import ConsoleProgress, Progress
     from backend.rundir import RunDir
     from backend.rundir import default_path as default_run_dir
@@ -56,6 +56,8 @@ __all__ = [
     "Gpu",
     "ModelSettings",
     "OperatorError",
+    "Probe",
+    "ProbeReady",
     "Progress",
     "ResolvedModel",
     "RunDir",
@@ -99,6 +101,8 @@ _HOMES = {
     "Gpu": "gpu",
     "ModelSettings": "model",
     "OperatorError": "errors",
+    "Probe": "probe",
+    "ProbeReady": "probe",
     "Progress": "progress",
     "ResolvedModel": "model",
     "RunDir": "rundir",

@@ -9,9 +9,9 @@ Rules:
 - a connection is used again only after a response that ended exactly where its framing says, with
   nothing after it; an aborted exchange, a stray byte or ``Connection: close`` ends it;
 - llama-server (cpp-httplib) closes idle connections after 5 s and after 100 requests, so idle
-  ones are dropped here after 4 s, the newest is used first, and a request that meets a connection
-  closed in that very moment is sent once more, on a new one. That is safe because the engine sends
-  a head as soon as it starts: no response byte means that nothing was begun;
+  ones are dropped here after 4 s and the newest is used first. A request that meets a connection
+  which the engine closes in that very moment is sent once more, on a new one: only if the
+  connection had been idle for so long that this can be the reason, and no response byte came;
 - the engine's key is written into requests and nowhere else.
 """
 
@@ -172,6 +172,7 @@ class _Connection(asyncio.Protocol):
         self._ended = False
         self.used = 0
         self.idle_since_s = 0.0
+        self.idle_s = 0.0
 
     # -- asyncio.Protocol
 
@@ -298,6 +299,7 @@ class EngineClient:
         key: The engine's own key; never logged.
         connect_timeout_s: Seconds a connection attempt may take.
         idle_s: Seconds an unused connection is kept; less than the engine's 5.
+        stale_after_s: Idle time from which on the engine may be closing it at this moment.
         on_use: Told for each request whether its connection was used before.
     """
 
@@ -308,6 +310,7 @@ class EngineClient:
         *,
         connect_timeout_s: float = 5.0,
         idle_s: float = 4.0,
+        stale_after_s: float = 1.0,
         on_use: Callable[[bool], None] | None = None,
     ) -> None:
         self._address = address
@@ -317,6 +320,8 @@ class EngineClient:
         self._all: set[_Connection] = set()
         self._reaper: asyncio.TimerHandle | None = None
         self._common = f"Host: engine\r\nAuthorization: Bearer {key}\r\nAccept: */*\r\n".encode()
+        self._stale_after_s = stale_after_s
+        self._closed = False
         self._on_use = on_use
 
     def __repr__(self) -> str:
@@ -344,12 +349,18 @@ class EngineClient:
         """
         request = self._encode(method, path, body, request_id)
         connection = self._newest_idle() or await self._connect()
+        idle_s = connection.idle_s
         try:
             return await self._exchange(connection, request)
-        except EngineGone:
-            if not connection.reused:
+        except EngineGone as exc:
+            if self._closed or not connection.reused or idle_s < self._stale_after_s:
                 raise
-        return await self._exchange(await self._connect(), request)
+            gone = exc
+        try:
+            connection = await self._connect()
+        except ConnectFailed:
+            raise gone from None
+        return await self._exchange(connection, request)
 
     async def request(
         self,
@@ -375,6 +386,7 @@ class EngineClient:
 
     def close(self) -> None:
         """Drop every connection, busy ones included; their exchanges end as lost."""
+        self._closed = True
         for connection in tuple(self._all):
             connection._fail(EngineGone("the connection was closed here"))
         if self._reaper is not None:
@@ -398,7 +410,8 @@ class EngineClient:
         now = asyncio.get_running_loop().time()
         while self._idle:
             connection = self._idle.pop()
-            if connection.open and now - connection.idle_since_s < self._idle_s:
+            connection.idle_s = now - connection.idle_since_s
+            if connection.open and connection.idle_s < self._idle_s:
                 return connection
             connection.abort()
         return None

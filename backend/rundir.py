@@ -85,7 +85,9 @@ class RunDir:
         """
         own = os.getpid()
         note = EngineNote(pid, procfs.start_ticks(pid), own, procfs.start_ticks(own), mark)
-        self._note_path.write_bytes(orjson.dumps(asdict(note)))
+        partial = self._note_path.with_suffix(".partial")
+        partial.write_bytes(orjson.dumps(asdict(note)))
+        partial.replace(self._note_path)  # whole or not at all: others read it while they start
 
     def forget(self) -> None:
         """Remove the note and the socket file; safe when there are none."""

@@ -132,6 +132,11 @@ class Supervisor:
         # A shield, because two may wait, and one who gives up must not end the owner.
         await asyncio.shield(self._owner)
 
+    def kill(self) -> None:
+        """Kill the engine's group now, whatever grace it was given; for an end that was forced."""
+        if self._child is not None:
+            self._child.signal_group(signal.SIGKILL)
+
     def note_served(self) -> None:
         """Tell that a request was answered in full. Cheap: counts once for each process."""
         generation = self._machine.generation

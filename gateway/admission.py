@@ -104,8 +104,16 @@ class Admission:
         """Take requests again."""
         self._closed = None
 
-    async def slots(self, count: int = 1) -> Lease:
+    async def slots(
+        self, count: int = 1, *, max_wait_s: float | None = None, first: bool = False
+    ) -> Lease:
         """Wait for *count* slots; 0 waits only for an engine that serves.
+
+        Args:
+            count: Slots wanted; more than there are means all of them.
+            max_wait_s: Seconds to wait, if less than usual.
+            first: Wait at the head of the queue, and whatever its length: the request has waited
+                before, and did not get what it was let in for.
 
         Raises:
             ApiError: The queue is full (`server_overloaded`, or `rate_limit_exceeded` when
@@ -114,20 +122,24 @@ class Admission:
         if self._closed is not None:
             code, retry_after_s = self._closed
             raise ApiError(code, retry_after_s=retry_after_s)
-        if self._fits(count) and (count == 0 or not self._waiting):
+        if self._fits(count) and (count == 0 or first or not self._waiting):
             return self._take(count, 0.0)
-        if self.queued >= self._max_queue:
+        if self.queued >= self._max_queue and not first:
             code = "server_overloaded" if self._max_queue else "rate_limit_exceeded"
             raise ApiError(code, retry_after_s=1.0)
-        return await self._wait(count)
+        limit_s = self._max_wait_s if max_wait_s is None else max_wait_s
+        return await self._wait(count, limit_s, first)
 
-    async def _wait(self, count: int) -> Lease:
+    async def _wait(self, count: int, limit_s: float, first: bool) -> Lease:
         loop = asyncio.get_running_loop()
         started_s = loop.time()
         waiter = _Waiter(count, loop.create_future())
-        self._waiting.append(waiter)
+        if first:
+            self._waiting.appendleft(waiter)
+        else:
+            self._waiting.append(waiter)
         try:
-            async with asyncio.timeout(self._max_wait_s):
+            async with asyncio.timeout(limit_s):
                 await waiter.turn
         except TimeoutError:
             self._leave(waiter)
@@ -138,7 +150,8 @@ class Admission:
         return Lease(self, count, loop.time() - started_s)
 
     def _fits(self, count: int) -> bool:
-        return self._capacity > 0 and self.taken + count <= self._capacity
+        capacity = self._capacity
+        return capacity > 0 and self.taken + min(count, capacity) <= capacity
 
     def _take(self, count: int, waited_s: float) -> Lease:
         self.taken += count

@@ -136,8 +136,12 @@ class App:
             raise asyncio.CancelledError from None
         except Exception:
             _log.exception("request %s failed", call.record.request_id)
+            if call.request.writer.output_size > 0:
+                # A second status line inside a reply would be taken for the next reply.
+                call.request.front.cut()
+                raise asyncio.CancelledError from None
             return self._refusal(call, ApiError("internal_error", close=True))
-        if not call.request.content.at_eof():
+        if self.draining or not call.request.content.at_eof():
             response.force_close()
         return response
 
@@ -153,6 +157,8 @@ class App:
         path, _, query = target.partition("?")
         route = self._route(path)
         call.record.route = route.name if route is not None else "other"
+        if _KEY_PREFIX in query:
+            raise ApiError("invalid_http", "An API key does not belong into the URL.")
         if request.method == "OPTIONS" and self.cors.enabled:
             return self._preflight(call)
         if request.method not in _METHODS:
@@ -165,8 +171,6 @@ class App:
             raise ApiError("method_not_allowed")
         if route.open:
             return await endpoint(call)
-        if _KEY_PREFIX in query:
-            raise ApiError("invalid_http", "An API key does not belong into the URL.")
         self._authorise(call, route)
         if self.draining:
             raise ApiError("draining", retry_after_s=1.0)
@@ -236,7 +240,7 @@ class App:
             headers=call.headers,
             content_type="application/json",
         )
-        if error.close or not call.request.content.at_eof():
+        if error.close or self.draining or not call.request.content.at_eof():
             response.force_close()
         return response
 

@@ -7,18 +7,22 @@ meet a connection of the one before.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from backend import Address, EngineClient, EngineSnapshot, EngineState
+from backend import Address, EngineClient, EngineSnapshot, EngineState, Probe, ProbeReady
 from gateway.admission import Admission
 from gateway.dialects.base import ModelFacts
 from gateway.status import ServiceStatus
+from gateway.tasks import Tasks
 
 __all__ = ["EngineLink", "ServedModel"]
 
 _log = logging.getLogger(__name__)
+
+_ASK_AGAIN_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +51,8 @@ class EngineLink:
         connect_timeout_s: Seconds a connection attempt may take.
         on_exit: Told the cause of each death of the engine.
         on_use: Told for each request whether its connection was used before.
+        tasks: Holder of the inquiry after a broken connection.
+        probe: Asks an engine once whether it is ready.
     """
 
     def __init__(
@@ -58,6 +64,8 @@ class EngineLink:
         connect_timeout_s: float,
         on_exit: Callable[[str], None],
         on_use: Callable[[bool], None],
+        tasks: Tasks,
+        probe: Probe,
     ) -> None:
         self._model = model
         self._admission = admission
@@ -65,6 +73,9 @@ class EngineLink:
         self._connect_timeout_s = connect_timeout_s
         self._on_exit = on_exit
         self._on_use = on_use
+        self._tasks = tasks
+        self._probe = probe
+        self._inquiry: asyncio.Task[None] | None = None
         self._target: tuple[Address, str] | None = None
         self._generation = -1
         self.client: EngineClient | None = None
@@ -97,6 +108,29 @@ class EngineLink:
             _log.info("engine is %s", snapshot.state)
             if snapshot.state in (EngineState.RESTARTING, EngineState.FAILED):
                 self._on_exit((snapshot.last_exit or "unknown").partition(" ")[0])
+
+    def suspect(self) -> None:
+        """A connection to the engine broke: let nobody in until it is known that the engine lives.
+
+        When it died, the supervisor will say so in a moment; until then every request that is let
+        in would be lost to it.
+        """
+        self._admission.set_capacity(0)
+        if self._inquiry is None or self._inquiry.done():
+            self._inquiry = self._tasks.spawn(self._inquire(self._generation), "inquire")
+
+    async def _inquire(self, generation: int) -> None:
+        """Ask the engine itself; ends with a good answer or with news from the supervisor."""
+        assert self._target is not None, "only an engine that was there can be suspected"
+        while self._generation == generation and self._is_ready():
+            result = await self._probe(*self._target)
+            if isinstance(result, ProbeReady) and self._is_ready():
+                self._admission.set_capacity(self.slots)
+                return
+            await asyncio.sleep(_ASK_AGAIN_S)
+
+    def _is_ready(self) -> bool:
+        return self._status.engine.state is EngineState.READY
 
     def hang_up(self) -> None:
         """Drop every connection to the engine, so that it can stop at once."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from aiohttp.web_response import StreamResponse
 
@@ -20,6 +21,8 @@ from gateway.relay import Relay
 __all__ = ["Inference"]
 
 _OFF_LOOP_BYTES = 256 << 10
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,32 +58,44 @@ class Inference:
         body = await read_body(call.request, self.rules, self.budget)
         try:
             call.record.bytes_in = len(body)
-            plan = await self._plan(dialect, body, await self._known_facts())
-            self._note(call, plan)
-            return await self.relay.serve(call, dialect, plan)
+            fields = await self._parse(body)
+            streamed = dialect.assembler is not None and fields.get("stream") is True
+
+            async def plan(patience_s: float) -> EngineCall:
+                made = await self._plan(dialect, fields, len(body), patience_s)
+                self._note(call, made)
+                return made
+
+            return await self.relay.serve(call, dialect, plan, streamed=streamed)
         finally:
             self.budget.give(len(body))
 
-    async def _known_facts(self) -> ModelFacts:
+    async def _known_facts(self, patience_s: float) -> ModelFacts:
         facts = self.facts()
         if facts is None:
-            with await self.admission.slots(0):
+            with await self.admission.slots(0, max_wait_s=patience_s):
                 facts = self.facts()
         if facts is None:
             raise ApiError("engine_unavailable", retry_after_s=2.0)
         return facts
 
-    async def _plan(self, dialect: Dialect, body: bytes, facts: ModelFacts) -> EngineCall:
-        def plan() -> EngineCall:
-            fields = parse(
-                body, max_structure=self.rules.max_structure, max_depth=self.rules.max_depth
-            )
+    async def _parse(self, body: bytes) -> dict[str, Any]:
+        rules = self.rules
+
+        def read() -> dict[str, Any]:
+            return parse(body, max_structure=rules.max_structure, max_depth=rules.max_depth)
+
+        return await _off_loop_if(len(body) > _OFF_LOOP_BYTES, read)
+
+    async def _plan(
+        self, dialect: Dialect, fields: dict[str, Any], size: int, patience_s: float
+    ) -> EngineCall:
+        facts = await self._known_facts(patience_s)
+
+        def build() -> EngineCall:
             return dialect.build(fields, facts, self.policy)
 
-        if len(body) <= _OFF_LOOP_BYTES:
-            return plan()
-        # A body of megabytes takes tens of milliseconds; running streams must not wait for it.
-        return await asyncio.get_running_loop().run_in_executor(None, plan)
+        return await _off_loop_if(size > _OFF_LOOP_BYTES, build)
 
     def _note(self, call: Call, plan: EngineCall) -> None:
         call.record.model = plan.model
@@ -91,3 +106,10 @@ class Inference:
         allowed = principal.models if principal is not None else None
         if allowed is not None and plan.model not in allowed:
             raise ApiError("permission_denied", "This API key may not use this model.")
+
+
+async def _off_loop_if(large: bool, work: Callable[[], T]) -> T:
+    """Do *work*, in a thread when it is large: running streams must not wait for megabytes."""
+    if not large:
+        return work()
+    return await asyncio.get_running_loop().run_in_executor(None, work)

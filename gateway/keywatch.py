@@ -52,7 +52,10 @@ class KeyWatch:
         """Look for ever."""
         while True:
             await asyncio.sleep(_LOOK_EVERY_S)
-            await self._look(self._store.poll)
+            try:
+                await self._look(self._store.poll)
+            except Exception:  # one bad look must not end revocation for good
+                _log.exception("looking at the keys file failed")
 
     async def reload(self) -> tuple[int, str | None]:
         """Read the file now, changed or not; returns how many keys are in use and what is wrong."""

@@ -40,6 +40,7 @@ from gateway.app import App
 from gateway.engine_link import EngineLink
 from gateway.errors import ApiError
 from gateway.keywatch import KeyWatch
+from gateway.listener import BACKLOG
 from gateway.server import FrontServer
 from gateway.status import ServiceStatus
 from gateway.tasks import Tasks
@@ -51,6 +52,7 @@ _log = logging.getLogger(__name__)
 _BEAT_S = 0.25
 _LAG_S = 0.25
 _FLUSH_S = 1.0
+_FORCED_STOP_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +117,7 @@ class Lifecycle:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_stop_signal, number)
         loop.add_signal_handler(signal.SIGHUP, self._on_reload_signal)
-        server = await loop.create_server(parts.front, sock=parts.listener)
+        server = await loop.create_server(parts.front, sock=parts.listener, backlog=BACKLOG)
         parts.tasks.spawn(self._beat(), "beat")
         if parts.keywatch is not None:
             parts.tasks.spawn(parts.keywatch.run(), "keywatch")
@@ -233,8 +235,16 @@ class Lifecycle:
 
     async def _stop_engine(self) -> None:
         self._parts.link.hang_up()
-        if self._supervisor is not None:
-            await self._supervisor.stop()
+        if self._supervisor is None:
+            return
+        stopping = asyncio.ensure_future(self._supervisor.stop())
+        forced = asyncio.ensure_future(self._force.wait())
+        await asyncio.wait((stopping, forced), return_when=asyncio.FIRST_COMPLETED)
+        forced.cancel()
+        if not stopping.done():
+            await asyncio.wait((stopping,), timeout=_FORCED_STOP_S)
+            self._supervisor.kill()
+        await stopping
 
 
 async def _in_daemon_thread(work: Callable[[], EngineCommand]) -> EngineCommand:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import socket
 
-__all__ = ["PortTaken", "open_listener"]
+__all__ = ["BACKLOG", "PortTaken", "open_listener"]
 
 _SEND_BUFFER_BYTES = 256 << 10
-_BACKLOG = 2048
+BACKLOG = 2048
+"""Connections that may wait to be accepted."""
 
 
 class PortTaken(OSError):  # noqa: N818  (says what happened)
@@ -47,7 +48,7 @@ def open_listener(host: str, port: int, *, vanished_after_s: float) -> socket.so
         )
         listener.setblocking(False)
         listener.bind(address)
-        listener.listen(_BACKLOG)
+        listener.listen(BACKLOG)
     except OSError as exc:
         listener.close()
         raise PortTaken(f"cannot open {host}:{port}: {exc.strerror}; choose another PORT") from exc

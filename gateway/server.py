@@ -6,6 +6,8 @@ the sake of these hooks):
 
 - the head of a request must arrive within ``header_timeout_s`` in all, byte by byte or not, and in
   ``header_block_bytes``; a connection that sends nothing is closed after the same time;
+- a client that sends so many requests ahead that aiohttp would stop reading is cut: with reading
+  stopped its leaving could not be noticed, and its slot would be held to the end;
 - a reader that accepts nothing for ``client_stall_s`` while our buffer is full is cut;
 - what the parser rejects is answered in our JSON and never logged with its bytes: the raw line may
   hold somebody's key;
@@ -27,7 +29,7 @@ from aiohttp.http import HttpVersion11
 from aiohttp.http_exceptions import LineTooLong
 from aiohttp.http_parser import RawRequestMessage
 from aiohttp.streams import StreamReader
-from aiohttp.web_protocol import RequestHandler
+from aiohttp.web_protocol import RequestHandler, _ErrInfo
 from aiohttp.web_request import BaseRequest
 from aiohttp.web_response import Response, StreamResponse
 from aiohttp.web_server import Server
@@ -81,6 +83,7 @@ class FrontProtocol(RequestHandler):
     """One client connection."""
 
     __slots__ = (
+        "_body_bytes",
         "_drain_listener",
         "_front",
         "_head_bytes",
@@ -93,6 +96,7 @@ class FrontProtocol(RequestHandler):
     def __init__(self, front: FrontServer, **kwargs: Any) -> None:
         super().__init__(front, **kwargs)
         self._front = front
+        self._body_bytes: int | None = None
         self._head_bytes = 0
         self._head_timer: asyncio.TimerHandle | None = None
         self._stall_timer: asyncio.TimerHandle | None = None
@@ -122,22 +126,69 @@ class FrontProtocol(RequestHandler):
         self._drain_listener = None
         super().connection_lost(exc)
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether it waits for a request of which no byte has come."""
+        busy = self._request_in_progress or self._messages or self._head_bytes
+        return not busy and not self._in_body()
+
+    def cut(self) -> None:
+        """Drop the connection without another byte."""
+        if self.transport is not None:
+            self.transport.abort()
+
     # -- request heads
 
     def data_received(self, data: bytes) -> None:
-        last = self._last_payload
-        in_body = last is not None and not last.is_eof()
+        in_body = self._in_body()
+        body_left = self._body_left()
         waiting = len(self._messages)
         super().data_received(data)
         if len(self._messages) > waiting:
-            self._last_payload = self._messages[-1][1]
-            self._head_bytes = 0
-            self._disarm_head_timer()
-        elif data and not in_body:
-            self._head_bytes += len(data)
-            self._arm_head_timer()
-            if self._head_bytes > self._front.limits.header_block_bytes:
-                self._refuse_head(ApiError("headers_too_large"))
+            self._note_request(data)
+        elif in_body:
+            if body_left is not None and len(data) > body_left:
+                self._note_head_bytes(len(data) - body_left)
+        elif data:
+            self._note_head_bytes(len(data))
+
+    def _in_body(self) -> bool:
+        return self._last_payload is not None and not self._last_payload.is_eof()
+
+    def _body_left(self) -> int | None:
+        """Bytes of the running body that are still to come; None when it does not say."""
+        if self._body_bytes is None or self._last_payload is None:
+            return None
+        return max(self._body_bytes - self._last_payload.total_bytes, 0)
+
+    def _note_request(self, data: bytes) -> None:
+        """One or several heads ended in *data*; see whether the next one began in it, too."""
+        message, self._last_payload = self._messages[-1]
+        self._head_bytes = 0
+        self._disarm_head_timer()
+        length = "" if isinstance(message, _ErrInfo) else message.headers.get("Content-Length", "")
+        self._body_bytes = int(length) if length.isdecimal() else None
+        if not self._in_body() and not _ends_with_message(data, self._body_bytes or 0):
+            self._note_head_bytes(1)
+
+    def _note_head_bytes(self, count: int) -> None:
+        self._head_bytes += count
+        self._arm_head_timer()
+        if self._head_bytes > self._front.limits.header_block_bytes:
+            self._refuse_head(ApiError("headers_too_large"))
+
+    # -- clients that send far ahead
+
+    def pause_reading(self) -> None:
+        if self._request_in_progress and self._current_request is not None:
+            content = self._current_request.content
+            if content.at_eof() and content is not self._last_payload:
+                self.cut()
+                return
+        super().pause_reading()
+
+    def _pause_reading_for_buffer(self) -> None:
+        self.cut()
 
     def _arm_head_timer(self) -> None:
         if self._head_timer is None:
@@ -279,8 +330,13 @@ class FrontServer(Server):
             del self._addresses[peer]
 
     def close_idle(self) -> None:
-        """Close connections that wait for a next request; busy ones close after their reply."""
-        self.pre_shutdown()
+        """Close connections that wait for a next request; the others get their reply.
+
+        Not aiohttp's ``pre_shutdown``: that makes busy connections deaf, and closes none.
+        """
+        for connection in self.connections:
+            if isinstance(connection, FrontProtocol) and connection.is_idle:
+                connection.force_close()
 
     def raw_refusal(self, error: ApiError) -> bytes:
         """A whole reply for a head that was never parsed."""
@@ -302,6 +358,12 @@ class FrontServer(Server):
         if message.version > HttpVersion11:
             request._version = HttpVersion11  # or the refusal would be answered in kind
         return request
+
+
+def _ends_with_message(data: bytes, body_bytes: int) -> bool:
+    """Whether *data*, in which a whole request ended, holds nothing of the next one."""
+    head_end = len(data) - body_bytes
+    return head_end < 4 or data[head_end - 4 : head_end] == b"\r\n\r\n"
 
 
 def _as_api_error(status: int, exc: BaseException | None) -> ApiError:

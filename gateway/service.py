@@ -96,6 +96,8 @@ def compose(
         connect_timeout_s=settings.backend_connect_timeout,
         on_exit=metrics.engine_exited,
         on_use=lambda reused: metrics.upstream_reused() if reused else metrics.upstream_opened(),
+        tasks=tasks,
+        probe=probe_engine,
     )
     relay = Relay(
         link,

@@ -7,7 +7,8 @@ Rules:
   framing;
 - a heartbeat is an SSE comment, never a nameless event: those crash SDKs. None is sent between two
   pieces of an event;
-- a stream that failed closes its connection.
+- a stream that failed closes its connection;
+- a reply that was abandoned before the commit stays silent: somebody else answers the request.
 """
 
 from __future__ import annotations
@@ -40,8 +41,10 @@ class StreamReply:
         self._response: StreamResponse | None = None
         self._transport: asyncio.Transport | None = None
         self._chunked = request.version >= HttpVersion11
+        self._abandoned = False
         self.bytes_out = 0
-        self.last_write_s = 0.0
+        self.mid_event = False
+        """Part of an unfinished event is out; whatever follows starts with a blank line."""
 
     def __repr__(self) -> str:
         return f"<StreamReply {'committed' if self.committed else 'open'} {self.bytes_out} bytes>"
@@ -59,12 +62,14 @@ class StreamReply:
         """
         if on_drain is not None:
             self._request.front.on_drain(on_drain)
-        if self._response is not None:
+        if self._response is not None or self._abandoned:
             return
         response = self._response = StreamResponse(status=200, headers=self._headers)
         response.headers["Content-Type"] = "text/event-stream; charset=utf-8"
         response.headers["Cache-Control"] = "no-cache, no-transform"
         response.headers["X-Accel-Buffering"] = "no"
+        if not self._chunked:
+            response.force_close()  # nothing else tells an HTTP/1.0 client where it ends
         await response.prepare(self._request)
         self._transport = self._request.transport
 
@@ -83,6 +88,10 @@ class StreamReply:
         """Send a comment that keeps proxies and clients waiting."""
         self.write(_HEARTBEAT)
 
+    def abandon(self) -> None:
+        """Never commit after this: the request gets another reply."""
+        self._abandoned = True
+
     async def finish(self) -> StreamResponse:
         """End the reply where its framing says."""
         response = self._response
@@ -94,6 +103,6 @@ class StreamReply:
     async def fail(self, frame: bytes) -> StreamResponse:
         """End the reply with an error frame and close the connection."""
         assert self._response is not None, "before the commit a failure is a status"
-        self.write(frame)
+        self.write(b"\n\n" + frame if self.mid_event else frame)
         self._response.force_close()
         return await self.finish()

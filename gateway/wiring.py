@@ -156,6 +156,7 @@ def relay_settings(settings: Settings) -> RelaySettings:
         heartbeat_after_s=settings.heartbeat_after,
         heartbeat_interval_s=settings.heartbeat_interval,
         request_timeout_s=settings.request_timeout,
+        queue_wait_s=settings.max_queue_wait,
     )
 
 

@@ -7,8 +7,10 @@ platform probes the health port from the first second on.
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 import threading
+from types import FrameType
 from typing import TYPE_CHECKING
 
 import click
@@ -41,6 +43,8 @@ def serve(first_run: bool, **flags: object) -> None:
     """
     from gateway.logs import setup
 
+    _mind_early_signals()
+
     loaded = load_or_exit(**flags)  # type: ignore[arg-type]
     settings = loaded.settings
     setup(
@@ -52,6 +56,18 @@ def serve(first_run: bool, **flags: object) -> None:
     _say_what_is_odd(loaded)
     secret = _first_key(settings) if first_run else None
     sys.exit(_serve(settings, secret, first_run))
+
+
+def _mind_early_signals() -> None:
+    """Until the service's own handlers are there: leave in order when told to, ignore a hang-up."""
+
+    def leave(number: int, _: FrameType | None) -> None:
+        _log.info("%s before the service was up", signal.Signals(number).name)
+        raise SystemExit(0)
+
+    signal.signal(signal.SIGTERM, leave)
+    signal.signal(signal.SIGINT, leave)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
 def _serve(settings: Settings, secret: str | None, first_run: bool) -> int:

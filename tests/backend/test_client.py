@@ -54,7 +54,9 @@ async def peer() -> AsyncIterator[Peer]:
 
 @pytest.fixture
 async def client(peer: Peer) -> AsyncIterator[EngineClient]:
-    client = EngineClient(UnixAddress(peer.path), "engine-key", connect_timeout_s=5)
+    client = EngineClient(
+        UnixAddress(peer.path), "engine-key", connect_timeout_s=5, stale_after_s=0.0
+    )
     yield client
     client.close()
 

@@ -377,6 +377,37 @@ def test_upgrade_is_ignored(service: ServiceProcess) -> None:
     assert talk(service.port, get(service, b"/v1/models", *upgrade)).status == 200
 
 
+@pytest.mark.parametrize("tail", [b"GET /", b"P"])
+def test_head_that_begins_right_behind_a_request_is_timed_too(
+    service: ServiceProcess, tail: bytes
+) -> None:
+    for request in (get(service, b"/v1/models"), post(service, GOOD_BODY)):
+        reply = talk(service.port, request + tail, close_after=False)
+        assert reply.raw.startswith(b"HTTP/1.1 200")
+        assert b"HTTP/1.1 408" in reply.raw
+
+
+def test_head_that_begins_behind_a_body_in_pieces_is_timed_too(service: ServiceProcess) -> None:
+    whole = post(service, GOOD_BODY)
+    reply = talk(service.port, whole[:-20], whole[-20:] + b"GET /", close_after=False)
+    assert b"HTTP/1.1 408" in reply.raw
+
+
+def test_key_in_a_url_is_refused_on_every_path(service: ServiceProcess) -> None:
+    for path in (b"/metrics", b"/ping", b"/nowhere", b"/v1/models"):
+        target = path + b"?k=" + service.key.encode()
+        reply = talk(service.port, get(service, target))
+        assert (reply.status, reply.error["code"]) == (400, "invalid_http")
+
+
+def test_http_1_0_stream_ends_with_the_connection_even_when_asked_to_stay(
+    service: ServiceProcess,
+) -> None:
+    body = GOOD_BODY[:-1] + b',"stream":true}'
+    request = post(service, body, b"Connection: keep-alive").replace(b"HTTP/1.1", b"HTTP/1.0")
+    assert talk(service.port, request, close_after=False).raw.endswith(b"data: [DONE]\n\n")
+
+
 def test_no_key_ever_reaches_the_log(service: ServiceProcess) -> None:
     """Runs last: everything above went through this service."""
     talk(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,6 +16,7 @@ import pytest
 
 from tests.conftest import Serve
 from tests.support.engine_stats import engine_stats
+from tests.support.raw import talk
 from tests.support.service import ServiceProcess
 
 ENDLESS = "mock: tokens=100000 delay_ms=5"
@@ -225,6 +228,41 @@ def test_waiting_stream_gets_heartbeats_and_then_its_answer(serve: Serve) -> Non
     assert engine_stats(service, active=0)["active"] == 0
 
 
+def test_heartbeats_come_while_the_model_loads(serve: Serve) -> None:
+    service = serve(
+        USE_MOCK_MODEL="true",
+        EXTRA_ARGS="--load-s 1.5",
+        HEARTBEAT_AFTER="0.1",
+        HEARTBEAT_INTERVAL="0.1",
+    ).opened()
+    with streaming(service, "mock: tokens=2") as lines:
+        assert next(lines) == ": keep-alive"
+        assert list(lines)[-1] == "data: [DONE]"
+
+
+def test_failure_in_the_moment_of_a_heartbeat_gives_one_reply(serve: Serve) -> None:
+    """The commit for a heartbeat and the refusal fall due together; only one may answer."""
+    service = serve(
+        USE_MOCK_MODEL="true", PARALLEL="1", HEARTBEAT_AFTER="0.1", MAX_QUEUE_WAIT="0.0999"
+    ).ready()
+    body = b'{"stream":true,"messages":[{"role":"user","content":"hi"}]}'
+    request = (
+        b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %b\r\n"
+        b"Content-Length: %d\r\n\r\n%b" % (service.key.encode(), len(body), body)
+    )
+    version = b"GET /version HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    with streaming(service, ENDLESS) as lines:
+        next(lines)
+        for _ in range(20):
+            reply = talk(service.port, request + version, close_after=False)
+            if b"HTTP/1.1 503" in reply.raw:
+                assert reply.replies == 2
+                assert b"text/event-stream" not in reply.raw
+            else:
+                assert b'"code":"queue_timeout"' in reply.raw
+                assert reply.replies == 1
+
+
 # -- clients that leave
 
 
@@ -273,7 +311,50 @@ def wait_for_gauge(service: ServiceProcess, name: str, value: int) -> None:
     raise AssertionError(f"{name} never was {value}")
 
 
+def test_client_that_sends_far_ahead_cannot_hide_its_leaving(serve: Serve) -> None:
+    """aiohttp would stop reading, and then nobody would see the connection close."""
+    service = serve(USE_MOCK_MODEL="true", PARALLEL="1").ready()
+    body = json.dumps({"messages": [{"role": "user", "content": ENDLESS}]}).encode()
+    request = (
+        b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %b\r\n"
+        b"Content-Length: %d\r\n\r\n" % (service.key.encode(), len(body))
+    ) + body
+    ping = b"GET /ping HTTP/1.1\r\nHost: x\r\n\r\n"
+    upload = request.split(b"\r\n\r\n")[0] + b"\r\nX: y\r\n\r\n"
+    upload = upload.replace(b"Content-Length: %d" % len(body), b"Content-Length: 4000000")
+    for ahead in (ping * 60, upload + b" " * 700_000):
+        with socket.create_connection(("127.0.0.1", service.port)) as peer:
+            peer.sendall(request)
+            engine_stats(service, active=1)
+            with contextlib.suppress(ConnectionError):
+                peer.sendall(ahead)
+        assert engine_stats(service, active=0)["active"] == 0
+
+
 # -- waiting
+
+
+def test_those_who_wait_survive_a_crash_of_the_engine(serve: Serve) -> None:
+    service = serve(USE_MOCK_MODEL="true", PARALLEL="2").ready()
+    waiters: list[httpx.Response] = []
+
+    def wait() -> None:
+        waiters.append(chat(service, "hi", max_tokens=1))
+
+    with streaming(service, ENDLESS) as one, streaming(service, ENDLESS) as two:
+        next(one)
+        next(two)
+        threads = [threading.Thread(target=wait) for _ in range(12)]
+        for thread in threads:
+            thread.start()
+        wait_for_gauge(service, "queued", 12)
+        engine = httpx.get(f"{service.url}/info", headers=auth(service)).json()["engine"]["pid"]
+        os.kill(engine, signal.SIGKILL)
+        assert last_error(one)["code"] == "engine_crashed"
+        assert last_error(two)["code"] == "engine_crashed"
+        for thread in threads:
+            thread.join(20)
+    assert [reply.status_code for reply in waiters] == [200] * 12
 
 
 def test_full_queue_refuses_with_a_time_to_come_back(serve: Serve) -> None:
@@ -383,6 +464,37 @@ def test_second_signal_forces(serve: Serve) -> None:
         service.wait_for("waiting for 1 running")
         service.signal(signal.SIGTERM)
         assert service.wait() == 128 + signal.SIGTERM
+
+
+def test_idle_connections_close_when_draining(serve: Serve) -> None:
+    service = serve(USE_MOCK_MODEL="true", DRAIN_TIMEOUT="20").ready()
+    with (
+        streaming(service, ENDLESS) as lines,
+        socket.create_connection(("127.0.0.1", service.port), timeout=10) as idle,
+    ):
+        next(lines)
+        idle.sendall(b"GET /version HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert idle.recv(4096).startswith(b"HTTP/1.1 200")
+        service.signal(signal.SIGTERM)
+        assert idle.recv(4096) == b""
+
+
+def test_second_signal_forces_even_an_engine_that_ignores_them(serve: Serve) -> None:
+    service = serve(
+        USE_MOCK_MODEL="true", EXTRA_ARGS="--ignore-sigterm", ENGINE_STOP_TIMEOUT="60"
+    ).ready()
+    service.signal(signal.SIGTERM)
+    service.wait_for("engine is stopping")
+    service.signal(signal.SIGTERM)
+    assert service.wait(10) == 128 + signal.SIGTERM
+
+
+def test_signals_before_the_service_is_up_are_honoured(serve: Serve) -> None:
+    service = serve(USE_MOCK_MODEL="true")
+    service.wait_for("health port is open")
+    service.signal(signal.SIGHUP)
+    service.signal(signal.SIGTERM)
+    assert service.wait() == 0
 
 
 def test_stop_while_loading(serve: Serve) -> None:
