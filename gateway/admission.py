@@ -117,7 +117,8 @@ class Admission:
 
         Raises:
             ApiError: The queue is full (`server_overloaded`, or `rate_limit_exceeded` when
-                waiting is off), the wait was too long (`queue_timeout`), or the door is closed.
+                waiting is off; without an engine then `engine_unavailable`), the wait was too long
+                (`queue_timeout`), or the door is closed.
         """
         if self._closed is not None:
             code, retry_after_s = self._closed
@@ -125,10 +126,16 @@ class Admission:
         if self._fits(count) and (count == 0 or first or not self._waiting):
             return self._take(count, 0.0)
         if self.queued >= self._max_queue and not first:
-            code = "server_overloaded" if self._max_queue else "rate_limit_exceeded"
-            raise ApiError(code, retry_after_s=1.0)
+            raise self._too_many()
         limit_s = self._max_wait_s if max_wait_s is None else max_wait_s
         return await self._wait(count, limit_s, first)
+
+    def _too_many(self) -> ApiError:
+        if self._max_queue:
+            return ApiError("server_overloaded", retry_after_s=1.0)
+        if self._capacity == 0:
+            return ApiError("engine_unavailable", retry_after_s=2.0)
+        return ApiError("rate_limit_exceeded", retry_after_s=1.0)
 
     async def _wait(self, count: int, limit_s: float, first: bool) -> Lease:
         loop = asyncio.get_running_loop()

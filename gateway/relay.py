@@ -211,6 +211,8 @@ class Relay:
             if killed is None:
                 raise
             error = killed
+        except ConnectionError:  # the client left in the moment of the last write
+            raise
         except Exception:
             _log.exception("request %s failed", call.record.request_id)
             error = ApiError("internal_error", close=True)

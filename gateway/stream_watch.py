@@ -61,6 +61,9 @@ class StreamWatch:
     def dispatched(self, pump: Pump) -> None:
         """The engine works on it; from here on its silence counts."""
         self._pump = pump
+        if self._timer is not None:
+            self._timer.cancel()
+            self._schedule()
 
     def stop(self) -> None:
         """No heartbeat, no commit and no verdict after this."""

@@ -21,7 +21,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 WRONG_KEY = "sk-lg-smoketest-not-a-key"
-QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
+QUESTION = [{"role": "user", "content": "Name the capital of France."}]
 
 
 class CheckError(Exception):

@@ -131,3 +131,29 @@ async def test_closed_door_tells_those_who_wait_and_those_who_come() -> None:
     lease.release()
     lease.release()
     assert (admission.taken, admission.queued) == (0, 0)
+
+
+async def test_nobody_waits_for_an_engine_that_is_away_when_waiting_is_off() -> None:
+    with pytest.raises(ApiError) as refusal:
+        await door(0, max_queue=0).slots()
+    assert (refusal.value.code, refusal.value.status) == ("engine_unavailable", 503)
+
+
+async def test_who_was_let_in_for_nothing_goes_first() -> None:
+    admission = door(1, max_queue=1)
+    lease = await admission.slots()
+    patient = await waiting(admission)
+    unlucky = asyncio.ensure_future(admission.slots(first=True))
+    while admission.queued < 2:
+        await asyncio.sleep(0)
+    lease.release()
+    (await unlucky).release()
+    (await patient).release()
+    assert admission.taken == 0
+
+
+async def test_more_slots_than_there_are_means_all_of_them() -> None:
+    admission = door(2)
+    with await admission.slots(5):
+        assert admission.full is False
+        assert admission.queued == 0
