@@ -8,6 +8,8 @@ Rules:
 - one exchange at a time on a connection;
 - a connection is used again only after a response that ended exactly where its framing says, with
   nothing after it; an aborted exchange, a stray byte or ``Connection: close`` ends it;
+- nor after a chunked response: llama-server closes the connection behind a stream without saying
+  so, after one or two of them (measured), and the next request would be lost in that gap;
 - llama-server (cpp-httplib) closes idle connections after 5 s and after 100 requests, so idle
   ones are dropped here after 4 s and the newest is used first. A request that meets a connection
   which the engine closes in that very moment is sent once more, on a new one: only if the
@@ -206,7 +208,9 @@ class _Connection(asyncio.Protocol):
         lower = name.lower()
         if lower == b"content-type":
             self._content_type = value
-        elif lower == b"connection" and value.lower() == b"close":
+        elif lower == b"transfer-encoding" or (
+            lower == b"connection" and value.lower() == b"close"
+        ):
             self._reusable = False
 
     def on_headers_complete(self) -> None:

@@ -303,6 +303,7 @@ class Relay:
             self._engine.suspect()
             raise
         except BackendError as exc:
+            _log.warning("request %s lost its engine: %s", call.record.request_id, exc)
             self._engine.suspect()
             raise from_backend(exc) from exc
         if exchange.status == 200:

@@ -143,6 +143,10 @@ async def test_request_carries_key_and_nothing_unasked(peer: Peer, client: Engin
     [
         pytest.param(json_reply(b"{}", extra=b"Connection: close\r\n"), id="close"),
         pytest.param(json_reply(b"{}") + b"H", id="one stray byte"),
+        pytest.param(
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+            id="a stream, behind which llama-server closes",
+        ),
         pytest.param(json_reply(b"{}") + json_reply(b"{}"), id="a second response"),
     ],
 )
