@@ -41,7 +41,7 @@ lint: $(VENV)/.installed ## Check style and types
 	@$(PY) -m mypy
 
 docs: $(VENV)/.installed ## Write the pages that are made from the code
-	@$(PY) -m gateway.settings_doc
+	@$(PY) -m gateway.settings.page
 
 image: ## Build the container images (CUDA and CPU)
 	@command -v docker >/dev/null || { echo "docker not found: install Docker to build images" >&2; exit 1; }

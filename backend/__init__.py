@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from backend.client import EngineClient, Exchange, Sink
     from backend.command import EngineCommand, EngineSettings, build_command
     from backend.cores import engine_threads
-    from backend.engine import FindSettings, FoundEngine, build, find, find_or_build
     from backend.errors import (
         BackendError,
         ConnectFailed,
@@ -23,16 +22,17 @@ if TYPE_CHECKING:
         EngineTimeout,
         OperatorError,
     )
-    from backend.gguf_file import validate
     from backend.gpu import Gpu, read_gpus
-    from backend.model import ModelSettings, ResolvedModel, public_name, resolve
     from backend.probe import Probe, ProbeReady, probe_engine
-    from backend.progress import ConsoleProgress, Progress
     from backend.rundir import RunDir
     from backend.rundir import default_path as default_run_dir
     from backend.states import SupervisorSettings
     from backend.status import FAILURE_EXIT_CODES, EngineProps, EngineSnapshot, EngineState, Failure
     from backend.supervisor import Supervisor
+    from backend.supply.engine import FindSettings, FoundEngine, build, find, find_or_build
+    from backend.supply.gguf_file import validate
+    from backend.supply.model import ModelSettings, ResolvedModel, public_name, resolve
+    from backend.supply.progress import ConsoleProgress, Progress
 
 __all__ = [
     "FAILURE_EXIT_CODES",
@@ -83,7 +83,7 @@ _HOMES = {
     "Address": "address",
     "BackendError": "errors",
     "ConnectFailed": "errors",
-    "ConsoleProgress": "progress",
+    "ConsoleProgress": "supply.progress",
     "EngineClient": "client",
     "EngineCommand": "command",
     "EngineError": "errors",
@@ -96,32 +96,32 @@ _HOMES = {
     "Exchange": "client",
     "FAILURE_EXIT_CODES": "status",
     "Failure": "status",
-    "FindSettings": "engine",
-    "FoundEngine": "engine",
+    "FindSettings": "supply.engine",
+    "FoundEngine": "supply.engine",
     "Gpu": "gpu",
-    "ModelSettings": "model",
+    "ModelSettings": "supply.model",
     "OperatorError": "errors",
     "Probe": "probe",
     "ProbeReady": "probe",
-    "Progress": "progress",
-    "ResolvedModel": "model",
+    "Progress": "supply.progress",
+    "ResolvedModel": "supply.model",
     "RunDir": "rundir",
     "Sink": "client",
     "Supervisor": "supervisor",
     "SupervisorSettings": "states",
     "TcpAddress": "address",
     "UnixAddress": "address",
-    "build": "engine",
+    "build": "supply.engine",
     "build_command": "command",
     "engine_threads": "cores",
     "default_run_dir": "rundir:default_path",
-    "find": "engine",
-    "find_or_build": "engine",
+    "find": "supply.engine",
+    "find_or_build": "supply.engine",
     "probe_engine": "probe",
-    "public_name": "model",
+    "public_name": "supply.model",
     "read_gpus": "gpu",
-    "resolve": "model",
-    "validate": "gguf_file",
+    "resolve": "supply.model",
+    "validate": "supply.gguf_file",
 }
 
 

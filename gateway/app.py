@@ -17,17 +17,17 @@ from dataclasses import dataclass, field
 from aiohttp.web_response import Response, StreamResponse
 from multidict import CIMultiDict
 
-from gateway.accesslog import AccessLog, AccessRecord
-from gateway.auth import Authenticator
+from gateway.access.auth import Authenticator
 from gateway.call import Call
 from gateway.clocks import Clocks
-from gateway.cors import CorsPolicy
 from gateway.errors import ApiError
-from gateway.headers import check_head, safe_request_id
-from gateway.metrics import Metrics
-from gateway.paths import not_found
-from gateway.proxies import TrustedProxies
-from gateway.server import FrontRequest
+from gateway.front.cors import CorsPolicy
+from gateway.front.headers import check_head, safe_request_id
+from gateway.front.paths import not_found
+from gateway.front.proxies import TrustedProxies
+from gateway.front.server import FrontRequest
+from gateway.observe.accesslog import AccessLog, AccessRecord
+from gateway.observe.metrics import Metrics
 
 __all__ = ["App", "Endpoint", "Route"]
 

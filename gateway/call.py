@@ -6,9 +6,9 @@ import asyncio
 
 from multidict import CIMultiDict
 
-from gateway.accesslog import AccessRecord
 from gateway.errors import ApiError
-from gateway.server import FrontRequest
+from gateway.front.server import FrontRequest
+from gateway.observe.accesslog import AccessRecord
 from keys import Principal
 
 __all__ = ["Call"]

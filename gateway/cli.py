@@ -15,7 +15,7 @@ import click
 
 if TYPE_CHECKING:
     from gateway.config import Loaded
-    from gateway.setting_kinds import Kind
+    from gateway.settings.kinds import Kind
 
 __all__ = ["COMMANDS", "cli", "load_or_exit", "main", "settings_options"]
 
@@ -86,7 +86,7 @@ def settings_options(command: F) -> F:
     The command receives them as keyword arguments, None where not given; `load_or_exit` takes
     them as they are. Values are read by the same rules as the environment's.
     """
-    from gateway.settings import SPECS
+    from gateway.settings.model import SPECS
 
     for spec in reversed([spec for spec in SPECS.values() if not spec.secret]):
         command = _option_for(spec.name, spec.kind, spec.description)(command)
@@ -103,7 +103,7 @@ def settings_options(command: F) -> F:
 
 
 def _option_for(name: str, kind: Kind[Any], description: str) -> Callable[[F], F]:
-    from gateway.setting_kinds import Flag
+    from gateway.settings.kinds import Flag
 
     flag = name.replace("_", "-")
     if isinstance(kind, Flag):

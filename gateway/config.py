@@ -16,10 +16,10 @@ from types import MappingProxyType
 
 from pydantic import ValidationError
 
-from gateway.config_checks import clashes, near_miss, worries
-from gateway.config_defaults import derive
-from gateway.config_files import Entry, read_settings_file
-from gateway.settings import SPECS, Settings
+from gateway.settings.checks import clashes, near_miss, worries
+from gateway.settings.defaults import derive
+from gateway.settings.files import Entry, read_settings_file
+from gateway.settings.model import SPECS, Settings
 
 __all__ = [
     "CONFIG_DIR_ENV",

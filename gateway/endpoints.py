@@ -14,8 +14,8 @@ from aiohttp.web_response import Response, StreamResponse
 from backend import Gpu, read_gpus
 from gateway.call import Call
 from gateway.errors import ApiError
-from gateway.metrics import Metrics
-from gateway.proxies import is_loopback
+from gateway.front.proxies import is_loopback
+from gateway.observe.metrics import Metrics
 from gateway.status import ServiceStatus
 from health import VerdictOptions, answer
 

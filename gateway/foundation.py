@@ -9,11 +9,11 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from gateway.accesslog import AccessLog
 from gateway.admission import Admission
 from gateway.clocks import Clocks
-from gateway.metrics import Metrics
-from gateway.settings import Settings
+from gateway.observe.accesslog import AccessLog
+from gateway.observe.metrics import Metrics
+from gateway.settings.model import Settings
 from gateway.status import ServiceStatus
 from health import VerdictOptions
 

@@ -11,12 +11,12 @@ from aiohttp.web_response import StreamResponse
 
 from gateway.admission import Admission
 from gateway.app import Endpoint
-from gateway.body import BodyBudget, BodyRules, check_body_headers, read_body
 from gateway.call import Call
 from gateway.dialects.base import Dialect, EngineCall, FieldPolicy, ModelFacts
 from gateway.errors import ApiError
-from gateway.jsonbody import parse
+from gateway.front.body import BodyBudget, BodyRules, check_body_headers, read_body
 from gateway.relay import Relay
+from gateway.request.jsonbody import parse
 
 __all__ = ["Inference"]
 

@@ -34,14 +34,14 @@ from backend import (
     EngineState,
     Supervisor,
 )
-from gateway.accesslog import AccessLog
+from gateway.access.keywatch import KeyWatch
 from gateway.admission import Admission
 from gateway.app import App
 from gateway.engine_link import EngineLink
 from gateway.errors import ApiError
-from gateway.keywatch import KeyWatch
-from gateway.listener import BACKLOG
-from gateway.server import FrontServer
+from gateway.front.listener import BACKLOG
+from gateway.front.server import FrontServer
+from gateway.observe.accesslog import AccessLog
 from gateway.status import ServiceStatus
 from gateway.tasks import Tasks
 

@@ -22,7 +22,7 @@ from backend import (
     read_gpus,
     resolve,
 )
-from gateway.settings import Settings
+from gateway.settings.model import Settings
 from gateway.wiring import automatic_context, engine_settings, find_settings, model_settings
 
 __all__ = ["prepare_engine"]

@@ -27,10 +27,10 @@ from gateway.call import Call
 from gateway.dialects import Dialect, EngineCall
 from gateway.engine_errors import from_backend, from_reply
 from gateway.errors import ApiError
-from gateway.pump import Pump
-from gateway.sse import EventStream, Outcome
-from gateway.stream_reply import StreamReply
-from gateway.stream_watch import StreamWatch
+from gateway.stream.pump import Pump
+from gateway.stream.reply import StreamReply
+from gateway.stream.sse import EventStream, Outcome
+from gateway.stream.watch import StreamWatch
 from gateway.tasks import Tasks
 
 __all__ = ["EngineDoor", "Planner", "Relay", "RelaySettings"]

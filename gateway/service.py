@@ -18,25 +18,25 @@ from backend import (
     default_run_dir,
     probe_engine,
 )
+from gateway.access.auth import Authenticator, open_principal
+from gateway.access.keywatch import KeyWatch
+from gateway.access.throttle import WrongKeyThrottle
 from gateway.app import App
-from gateway.auth import Authenticator, open_principal
-from gateway.body import BodyBudget
-from gateway.cors import CorsPolicy
 from gateway.endpoints import Endpoints
 from gateway.engine_link import EngineLink
 from gateway.foundation import CLOCKS, Foundation, verdict_options
+from gateway.front.body import BodyBudget
+from gateway.front.cors import CorsPolicy
+from gateway.front.listener import open_listener
+from gateway.front.proxies import TrustedProxies
+from gateway.front.server import FrontServer
 from gateway.inference import Inference
-from gateway.keywatch import KeyWatch
 from gateway.lifecycle import Parts
-from gateway.listener import open_listener
 from gateway.preparation import prepare_engine
-from gateway.proxies import TrustedProxies
 from gateway.relay import Relay
 from gateway.routes import ROUTE_NAMES, route_patterns, route_table
-from gateway.server import FrontServer
-from gateway.settings import Settings
+from gateway.settings.model import Settings
 from gateway.tasks import Tasks
-from gateway.throttle import WrongKeyThrottle
 from gateway.wiring import (
     body_rules,
     drain_settings,

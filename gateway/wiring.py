@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Literal
 
 from backend import EngineSettings, FindSettings, ModelSettings, SupervisorSettings, public_name
-from gateway.body import BodyRules
 from gateway.dialects import FieldPolicy
 from gateway.engine_link import ServedModel
+from gateway.front.body import BodyRules
+from gateway.front.server import ServerLimits
 from gateway.lifecycle import DrainSettings
 from gateway.relay import RelaySettings
-from gateway.server import ServerLimits
-from gateway.settings import Settings
+from gateway.settings.model import Settings
 
 __all__ = [
     "automatic_context",

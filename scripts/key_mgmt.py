@@ -1,15 +1,22 @@
 #!/usr/bin/env python3
 """Make and change API keys: ``scripts/key_mgmt.py --help``. See docs/keys.md.
 
-Runs from any directory, with the project's virtual environment or an installed llama-gateway.
+Runs from any directory, with the project's virtual environment if there is one, else with the
+Python that it was started by.
 Unless told otherwise it works on the files that the service itself would use, so it reads the
 service's settings the way the service does.
 """
 
+import os
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+VENV_BIN = ROOT / ".venv" / "bin"
+if (VENV_BIN / "python").exists() and Path(sys.executable).parent != VENV_BIN:
+    # Another Python may have other versions of what this needs, or nothing of it at all.
+    os.execv(VENV_BIN / "python", [str(VENV_BIN / "python"), *sys.argv])
+
 sys.path.insert(0, str(ROOT))
 
 try:

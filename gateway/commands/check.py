@@ -11,9 +11,9 @@ from pathlib import Path
 import click
 
 from gateway.cli import settings_options
+from gateway.commands.doctor import Finding, examine, settings_findings
 from gateway.config import SettingsError, load
-from gateway.doctor import Finding, examine, settings_findings
-from gateway.redaction import escape_controls
+from gateway.observe.redaction import escape_controls
 
 __all__ = ["check"]
 

@@ -8,7 +8,7 @@ import click
 
 from gateway.cli import load_or_exit, settings_options
 from gateway.config import Loaded
-from gateway.settings import GROUPS, SPECS
+from gateway.settings.model import GROUPS, SPECS
 
 __all__ = ["config"]
 

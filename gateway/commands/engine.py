@@ -10,7 +10,7 @@ import click
 
 from backend import BackendError, ConsoleProgress, FoundEngine, build, find, find_or_build
 from gateway.cli import load_or_exit
-from gateway.settings import Settings
+from gateway.settings.model import Settings
 from gateway.wiring import find_settings
 
 __all__ = ["engine"]

@@ -20,7 +20,7 @@ from gateway.cli import load_or_exit, settings_options
 if TYPE_CHECKING:
     from gateway.config import Loaded
     from gateway.foundation import Foundation
-    from gateway.settings import Settings
+    from gateway.settings.model import Settings
 
 __all__ = ["serve"]
 
@@ -41,7 +41,7 @@ def serve(first_run: bool, **flags: object) -> None:
     crashed too often or never became ready; 71 the engine could not be killed; 128+n a second
     signal n forced the end.
     """
-    from gateway.logs import setup
+    from gateway.observe.logs import setup
 
     _mind_early_signals()
 
@@ -71,8 +71,8 @@ def _mind_early_signals() -> None:
 
 
 def _serve(settings: Settings, secret: str | None, first_run: bool) -> int:
-    from gateway.accesslog import AccessLog
     from gateway.foundation import CLOCKS, lay_foundation, verdict_options
+    from gateway.observe.accesslog import AccessLog
     from gateway.version import VERSION
     from health import HEALTH_PATHS, HealthPortError, HealthServer
 
@@ -110,10 +110,10 @@ def _run(settings: Settings, foundation: Foundation, secret: str | None, first_r
     import uvloop
 
     from backend import OperatorError
+    from gateway.commands.first_run import welcome
     from gateway.config import environment
-    from gateway.first_run import welcome
+    from gateway.front.listener import PortTaken
     from gateway.lifecycle import Lifecycle
-    from gateway.listener import PortTaken
     from gateway.service import compose
     from gateway.wiring import model_alias
 

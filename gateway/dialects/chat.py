@@ -10,7 +10,6 @@ from typing import Any
 
 import orjson
 
-from gateway.assemble import ChatAssembler
 from gateway.dialects.base import Assembler, Dialect, EngineCall, FieldPolicy, ModelFacts
 from gateway.dialects.common import (
     check_generates,
@@ -20,11 +19,12 @@ from gateway.dialects.common import (
     token_limit,
 )
 from gateway.errors import ApiError, sse_error_frame
-from gateway.fields import CHAT, Sifted, printable, sift
-from gateway.fields.kinds import wrong_type, wrong_value
-from gateway.messages import rebuild
-from gateway.schema_guard import check_schema
-from gateway.tools import tool_fields
+from gateway.request.fields import CHAT, Sifted, printable, sift
+from gateway.request.fields.kinds import wrong_type, wrong_value
+from gateway.request.messages import rebuild
+from gateway.request.schema_guard import check_schema
+from gateway.request.tools import tool_fields
+from gateway.stream.assemble import ChatAssembler
 
 __all__ = ["CHAT_DIALECT", "build", "prompt_fields"]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from gateway.dialects.base import FieldPolicy, ModelFacts
 from gateway.errors import ApiError
-from gateway.fields.kinds import as_integer, wrong_type, wrong_value
+from gateway.request.fields.kinds import as_integer, wrong_type, wrong_value
 
 __all__ = [
     "check_generates",

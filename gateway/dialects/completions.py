@@ -6,7 +6,6 @@ from typing import Any
 
 import orjson
 
-from gateway.assemble import CompletionAssembler
 from gateway.dialects.base import Assembler, Dialect, EngineCall, FieldPolicy, ModelFacts
 from gateway.dialects.common import (
     check_generates,
@@ -17,7 +16,8 @@ from gateway.dialects.common import (
     token_limit,
 )
 from gateway.errors import sse_error_frame
-from gateway.fields import COMPLETIONS, sift
+from gateway.request.fields import COMPLETIONS, sift
+from gateway.stream.assemble import CompletionAssembler
 
 __all__ = ["COMPLETIONS_DIALECT", "build"]
 

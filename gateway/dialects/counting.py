@@ -12,7 +12,7 @@ import orjson
 from gateway.dialects.base import Dialect, EngineCall, FieldPolicy, ModelFacts
 from gateway.dialects.chat import prompt_fields
 from gateway.errors import sse_error_frame
-from gateway.fields import CHAT, sift
+from gateway.request.fields import CHAT, sift
 
 __all__ = ["CHAT_COUNT_DIALECT", "build"]
 

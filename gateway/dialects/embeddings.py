@@ -9,8 +9,8 @@ import orjson
 from gateway.dialects.base import Dialect, EngineCall, FieldPolicy, ModelFacts
 from gateway.dialects.common import check_model, texts_or_tokens
 from gateway.errors import ApiError, sse_error_frame
-from gateway.fields import EMBEDDINGS, sift
-from gateway.fields.kinds import wrong_value
+from gateway.request.fields import EMBEDDINGS, sift
+from gateway.request.fields.kinds import wrong_value
 
 __all__ = ["EMBEDDINGS_DIALECT", "build"]
 

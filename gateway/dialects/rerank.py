@@ -9,8 +9,8 @@ import orjson
 from gateway.dialects.base import Dialect, EngineCall, FieldPolicy, ModelFacts
 from gateway.dialects.common import check_model
 from gateway.errors import ApiError, sse_error_frame
-from gateway.fields import RERANK, sift
-from gateway.fields.kinds import wrong_type, wrong_value
+from gateway.request.fields import RERANK, sift
+from gateway.request.fields.kinds import wrong_type, wrong_value
 
 __all__ = ["RERANK_DIALECT", "build"]
 

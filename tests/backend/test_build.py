@@ -24,11 +24,11 @@ from typing import BinaryIO
 import pytest
 from filelock import FileLock, Timeout
 
-from backend.build import build_engine, cached_engine, unpack_llama_cpp
-from backend.build_plan import Cuda, CudaUnavailable, Host, choose_jobs, plan_build, steps_of
 from backend.errors import BuildFailed, EngineMissing
-from backend.pinned import PinnedFile, fetch_pinned, sha256_of
-from backend.toolchain import find_tools, look_at_host
+from backend.supply.build import build_engine, cached_engine, unpack_llama_cpp
+from backend.supply.build_plan import Cuda, CudaUnavailable, Host, choose_jobs, plan_build, steps_of
+from backend.supply.pinned import PinnedFile, fetch_pinned, sha256_of
+from backend.supply.toolchain import find_tools, look_at_host
 
 GIB = 1 << 30
 MODERN = frozenset({"sse4_2", "avx", "avx2", "bmi2", "fma", "f16c", "avx512f"})
@@ -344,9 +344,9 @@ def test_cuda_that_cannot_be_had_is_refused_before_anything_is_fetched(tmp_path)
 BUILDER = """
 import sys
 from pathlib import Path
-from backend.build import build_engine
-from backend.progress import ConsoleProgress
-from backend.toolchain import look_at_host
+from backend.supply.build import build_engine
+from backend.supply.progress import ConsoleProgress
+from backend.supply.toolchain import look_at_host
 
 def source(downloads, tree, progress):
     tree.mkdir()

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from backend.build_plan import plan_build
-from backend.engine import FindSettings, cache_root, find, find_or_build
 from backend.errors import EngineMissing
-from backend.pinned import ENGINE_SOURCE
-from backend.toolchain import look_at_host
+from backend.supply.build_plan import plan_build
+from backend.supply.engine import FindSettings, cache_root, find, find_or_build
+from backend.supply.pinned import ENGINE_SOURCE
+from backend.supply.toolchain import look_at_host
 
 
 def engine(folder: Path, says: str, code: int = 0, name: str = "llama-server") -> Path:

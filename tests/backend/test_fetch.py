@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from backend.errors import DownloadFailed, ModelInvalid
-from backend.fetch import Download, fetch
-from backend.progress import ConsoleProgress
+from backend.supply.fetch import Download, fetch
+from backend.supply.progress import ConsoleProgress
 
 BODY = bytes(range(256)) * 1024
 SHA256 = hashlib.sha256(BODY).hexdigest()

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from backend.errors import ModelInvalid
-from backend.gguf_file import validate
+from backend.supply.gguf_file import validate
 
 U32, U64, F32, BOOL, STRING, ARRAY = 4, 10, 6, 7, 8, 9
 Q4_0 = 2

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from backend.errors import DownloadFailed, ModelInvalid, ModelNotFound
-from backend.model import DEMO_MODEL_NAME, ModelSettings, public_name, resolve
+from backend.supply.model import DEMO_MODEL_NAME, ModelSettings, public_name, resolve
 
 
 def gguf(kind: str = "model") -> bytes:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.accesslog import AccessLog, AccessRecord, clean, json_line, text_line
+from gateway.observe.accesslog import AccessLog, AccessRecord, clean, json_line, text_line
 
 STAMP = "2026-01-02T03:04:05.678Z"
 RECORD = AccessRecord(

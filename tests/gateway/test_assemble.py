@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from gateway.assemble import ChatAssembler, CompletionAssembler, IncompleteReplyError
-from gateway.sse import EVENT_LIMIT_BYTES, EventStream
+from gateway.stream.assemble import ChatAssembler, CompletionAssembler, IncompleteReplyError
+from gateway.stream.sse import EVENT_LIMIT_BYTES, EventStream
 
 STREAMS = Path(__file__).parents[1] / "data" / "streams"
 CASES = sorted(path.stem for path in STREAMS.glob("*.json") if "held-back" not in path.stem)

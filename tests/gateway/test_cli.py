@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from gateway.commands.doctor import CHECKS, Finding, examine
 from gateway.config import load
-from gateway.doctor import CHECKS, Finding, examine
-from gateway.setting_kinds import Flag
-from gateway.settings import SPECS
+from gateway.settings.kinds import Flag
+from gateway.settings.model import SPECS
 from keys import create_first_key
 
 Run = Callable[..., subprocess.CompletedProcess[str]]

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from gateway.config import Loaded, SettingsError, load
-from gateway.config_checks import near_miss
-from gateway.config_defaults import detect_platform
-from gateway.setting_kinds import Duration, Size
-from gateway.settings import GROUPS, SPECS, Settings
+from gateway.settings.checks import near_miss
+from gateway.settings.defaults import detect_platform
+from gateway.settings.kinds import Duration, Size
+from gateway.settings.model import GROUPS, SPECS, Settings
 
 SPEC_NAMES = """
 MODEL_NAME MODEL_PATH MODELS_DIR DATA_DIR HOST PORT PORT_HEALTH AUTH_ENABLED AUTH_KEYS_FILE

@@ -1,6 +1,6 @@
 """Browsers may call from the origins that were named, and read what they need to back off."""
 
-from gateway.cors import CorsPolicy
+from gateway.front.cors import CorsPolicy
 
 
 def test_nothing_is_allowed_unless_origins_are_named() -> None:

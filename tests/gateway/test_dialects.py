@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.assemble import ChatAssembler, CompletionAssembler
 from gateway.dialects import DIALECTS, EngineCall, FieldPolicy, ModelFacts
 from gateway.errors import ApiError
-from gateway.fields import CHAT, COMPLETIONS, EMBEDDINGS, RERANK, Fate
-from gateway.jsonbody import parse
+from gateway.request.fields import CHAT, COMPLETIONS, EMBEDDINGS, RERANK, Fate
+from gateway.request.jsonbody import parse
+from gateway.stream.assemble import ChatAssembler, CompletionAssembler
 
 FACTS = ModelFacts(
     names=frozenset({"m", "alias/m"}),

@@ -8,8 +8,18 @@ from hypothesis import strategies as st
 
 from gateway.dialects import FieldPolicy, ModelFacts
 from gateway.errors import ApiError
-from gateway.fields import CHAT, COMPLETIONS, TABLES, Fate, Row, Table, printable, sift
-from gateway.fields.kinds import Flag, Grammar, Integer, LogitBias, Number, OneOf, Seed, Stop, Texts
+from gateway.request.fields import CHAT, COMPLETIONS, TABLES, Fate, Row, Table, printable, sift
+from gateway.request.fields.kinds import (
+    Flag,
+    Grammar,
+    Integer,
+    LogitBias,
+    Number,
+    OneOf,
+    Seed,
+    Stop,
+    Texts,
+)
 
 FACTS = ModelFacts(frozenset({"m"}), "m", slots=4, context_tokens=1000, vocab_size=300)
 POLICY = FieldPolicy()

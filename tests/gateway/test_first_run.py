@@ -8,7 +8,7 @@ import shlex
 
 import pytest
 
-from gateway.first_run import base_url, welcome
+from gateway.commands.first_run import base_url, welcome
 
 SECRET = "sk-lg-abc-def"
 

@@ -3,7 +3,7 @@
 import pytest
 
 from gateway.errors import ApiError
-from gateway.headers import check_head, content_is_json, credential, safe_request_id
+from gateway.front.headers import check_head, content_is_json, credential, safe_request_id
 
 HOST = (b"Host", b"example.test:8000")
 

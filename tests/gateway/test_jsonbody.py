@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.errors import ApiError
-from gateway.jsonbody import MAX_DEPTH, MAX_STRUCTURE, parse
+from gateway.request.jsonbody import MAX_DEPTH, MAX_STRUCTURE, parse
 
 
 def refused(body: bytes, **limits: int) -> ApiError:

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import pytest
 
-from gateway.logs import JsonFormatter, LogSink, TextFormatter, setup, teardown
-from gateway.redaction import Redactor, escape_controls
-from gateway.repeats import Dropped, RepeatLimit
+from gateway.observe.logs import JsonFormatter, LogSink, TextFormatter, setup, teardown
+from gateway.observe.redaction import Redactor, escape_controls
+from gateway.observe.repeats import Dropped, RepeatLimit
 
 CANARY = "sk-lg-canary01-AbCdEfGhIjKlMnOpQrStUvWxYz0123456789_-AbCdEf"
 
@@ -340,7 +340,8 @@ def run_python(code: str, **kwargs: object) -> subprocess.CompletedProcess[str]:
 
 def test_an_uncaught_error_is_one_redacted_record() -> None:
     done = run_python(
-        f"from gateway.logs import setup; setup('json'); raise ValueError('Bearer {CANARY}')"
+        "from gateway.observe.logs import setup; setup('json'); "
+        f"raise ValueError('Bearer {CANARY}')"
     )
     assert done.returncode == 1
     assert "canary" not in done.stderr
@@ -352,7 +353,7 @@ def test_a_start_with_stderr_closed_does_not_log_into_the_next_socket() -> None:
     code = (
         "import os\n"
         "os.close(2)\n"
-        "from gateway.logs import setup\n"
+        "from gateway.observe.logs import setup\n"
         "setup()\n"
         "import logging, socket\n"
         "a, b = socket.socketpair()\n"
@@ -365,7 +366,7 @@ def test_a_start_with_stderr_closed_does_not_log_into_the_next_socket() -> None:
 
 def test_a_file_at_its_size_limit_does_not_end_the_process(tmp_path: Path) -> None:
     code = (
-        "import signal, logging; from gateway.logs import setup\n"
+        "import signal, logging; from gateway.observe.logs import setup\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "sink = setup(repeat_limit=1000)\n"
         "[logging.getLogger().error('%s', 'x' * 1000) for _ in range(20)]\n"

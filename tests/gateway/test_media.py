@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.errors import ApiError
-from gateway.media import MediaBudget
+from gateway.request.media import MediaBudget
 
 
 def png(width=1, height=1):

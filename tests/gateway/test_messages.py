@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from gateway.dialects import ModelFacts
 from gateway.errors import ApiError
-from gateway.messages import rebuild
+from gateway.request.messages import rebuild
 
 FACTS = ModelFacts(frozenset({"m"}), "m", slots=1, context_tokens=1000)
 USER = {"role": "user", "content": "hi"}

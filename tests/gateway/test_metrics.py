@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from gateway.accesslog import AccessRecord
 from gateway.errors import ERRORS
-from gateway.exposition import Histogram
-from gateway.labels import AUTH_FAILURE_REASONS, ENGINE_EXIT_CAUSES, REJECT_REASONS
-from gateway.metrics import Metrics
+from gateway.observe.accesslog import AccessRecord
+from gateway.observe.exposition import Histogram
+from gateway.observe.labels import AUTH_FAILURE_REASONS, ENGINE_EXIT_CAUSES, REJECT_REASONS
+from gateway.observe.metrics import Metrics
 from health import ServiceState, Snapshot
 
 CHAT = "/v1/chat/completions"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gateway.pattern_guard import PatternError, check_pattern
+from gateway.request.pattern_guard import PatternError, check_pattern
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.errors import ApiError
-from gateway.schema_guard import SchemaBudget, check_schema
+from gateway.request.schema_guard import SchemaBudget, check_schema
 
 TEXT = {"type": "string"}
 

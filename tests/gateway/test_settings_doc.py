@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.settings import SPECS
-from gateway.settings_doc import FILES, env_example, reference_page
+from gateway.settings.model import SPECS
+from gateway.settings.page import FILES, env_example, reference_page
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.sse import EVENT_LIMIT_BYTES, EventStream, Outcome
+from gateway.stream.sse import EVENT_LIMIT_BYTES, EventStream, Outcome
 
 STREAMS = Path(__file__).parents[1] / "data" / "streams"
 RECORDED = sorted(path.stem for path in STREAMS.glob("*.sse"))

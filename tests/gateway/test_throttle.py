@@ -1,7 +1,7 @@
 """Whoever guesses keys is slowed down; nobody else is."""
 
-from gateway.proxies import TrustedProxies
-from gateway.throttle import WrongKeyThrottle, throttle_bucket
+from gateway.access.throttle import WrongKeyThrottle, throttle_bucket
+from gateway.front.proxies import TrustedProxies
 
 
 def test_wrong_keys_beyond_the_bound_wait_for_the_window_to_end() -> None:

@@ -1,0 +1,1 @@
+"""Where engine and model come from: found, built, fetched, checked."""

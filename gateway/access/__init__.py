@@ -1,0 +1,1 @@
+"""Who may come in: keys against the ring, wrong ones slowed down, revoked ones ended."""

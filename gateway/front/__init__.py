@@ -1,0 +1,1 @@
+"""The listener and the edges of HTTP: connections, heads, bodies, origins, who a peer is."""

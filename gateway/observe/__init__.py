@@ -1,0 +1,1 @@
+"""What leaves the service about itself: log lines, access lines, metrics."""

@@ -1,0 +1,1 @@
+"""What a body may hold: bytes to JSON, fields, messages, tools, media, schemas."""

@@ -1,0 +1,125 @@
+"""Takes an engine's event stream from the read callback and passes whole events on.
+
+Rules:
+- what is kept before somebody takes the events is kept in order;
+- only events and progress count as signs of life: llama-server sends comments from a thread that
+  lives on when decoding is stuck;
+- after ``[DONE]`` the answer is complete; the engine gets a moment to end its response, and
+  whether it does changes nothing for the client.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from backend import BackendError
+from gateway.engine_errors import from_backend, from_event
+from gateway.errors import ApiError
+from gateway.stream.sse import EventStream, Outcome
+
+__all__ = ["Pump"]
+
+_log = logging.getLogger(__name__)
+
+_LINGER_S = 1.0
+
+
+class Pump:
+    """One answer on its way from the engine.
+
+    Args:
+        events: What is passed on, and what is known of it.
+        on_lost: Called at once when the connection to the engine breaks.
+    """
+
+    def __init__(self, events: EventStream, *, on_lost: Callable[[], None]) -> None:
+        loop = asyncio.get_running_loop()
+        self.events = events
+        self.begun: asyncio.Future[None] = loop.create_future()
+        """Done with the first event, or when there will be none."""
+        self.over: asyncio.Future[ApiError | None] = loop.create_future()
+        """Done when the answer is complete (None) or failed."""
+        self.kept: list[bytes] = []
+        self.heard_s = loop.time()
+        """Monotonic seconds of the last sign of life."""
+        self._loop = loop
+        self._time = loop.time
+        self._on_lost = on_lost
+        self._progress = 0
+        self._out: Callable[[bytes], None] | None = None
+        self._linger: asyncio.TimerHandle | None = None
+
+    def __repr__(self) -> str:
+        return f"<Pump {self.events!r}>"
+
+    def release_to(self, out: Callable[[bytes], None]) -> None:
+        """Hand what was kept, and all that follows, to *out*."""
+        self._out = out
+        kept, self.kept = self.kept, []
+        for events in kept:
+            self._pass_on(events)
+
+    def outcome(self) -> Outcome:
+        """What the last events said; nothing, if they cannot be read."""
+        try:
+            return self.events.outcome()
+        except Exception:  # bookkeeping never fails an answer
+            _log.exception("the engine's final events cannot be read")
+            return Outcome()
+
+    def stop(self) -> None:
+        """Nobody takes events any more."""
+        if self._linger is not None:
+            self._linger.cancel()
+            self._linger = None
+
+    # -- backend.Sink
+
+    def data(self, chunk: bytes) -> None:
+        """Take the next bytes of the engine's answer."""
+        stream = self.events
+        events = stream.feed(chunk)
+        if events:
+            self.heard_s = self._time()
+            if self._out is not None:
+                self._pass_on(events)
+            else:
+                self._keep(events)
+            if stream.done and self._linger is None:
+                self._linger = self._loop.call_later(_LINGER_S, self._end, None)
+        elif stream.progress_events != self._progress:
+            self._progress = stream.progress_events
+            self.heard_s = self._time()
+        if stream.error is not None:
+            self._end(from_event(stream.error))
+
+    def end(self) -> None:
+        """The engine's response ended where its framing says."""
+        self._end(None if self.events.done else ApiError("engine_crashed", retry_after_s=1.0))
+
+    def lost(self, error: BackendError) -> None:
+        """The connection to the engine broke."""
+        _log.warning("an answer broke off: %s", error)
+        self._on_lost()
+        self._end(None if self.events.done else from_backend(error))
+
+    def _keep(self, events: bytes) -> None:
+        self.kept.append(events)
+        if not self.begun.done():
+            self.begun.set_result(None)
+
+    def _pass_on(self, events: bytes) -> None:
+        assert self._out is not None
+        try:
+            self._out(events)
+        except ValueError:  # an event that cannot be assembled
+            self._end(ApiError("engine_error"))
+
+    def _end(self, error: ApiError | None) -> None:
+        self.stop()
+        if not self.over.done():
+            self.over.set_result(error)
+        if not self.begun.done():
+            self.begun.set_result(None)

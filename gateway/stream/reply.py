@@ -1,0 +1,108 @@
+"""The client's end of an event stream: when it is committed to, and how it ends.
+
+Rules:
+- `commit` sends the status line; before it any failure is a clean status, after it the only honest
+  failure is an error frame. It is put off to the first event, or to the first heartbeat;
+- event bytes go straight to the client's transport: one write, no task, no copy but the chunk
+  framing;
+- a heartbeat is an SSE comment, never a nameless event: those crash SDKs. None is sent between two
+  pieces of an event;
+- a stream that failed closes its connection;
+- a reply that was abandoned before the commit stays silent: somebody else answers the request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from aiohttp.http import HttpVersion11
+from aiohttp.web_response import StreamResponse
+from multidict import CIMultiDict
+
+from gateway.front.server import FrontRequest
+
+__all__ = ["StreamReply"]
+
+_HEARTBEAT = b": keep-alive\n\n"
+
+
+class StreamReply:
+    """One streamed reply.
+
+    Args:
+        request: The request to answer.
+        headers: Reply headers, read when the reply is committed to; the caller may add until then.
+    """
+
+    def __init__(self, request: FrontRequest, headers: CIMultiDict[str]) -> None:
+        self._request = request
+        self._headers = headers
+        self._response: StreamResponse | None = None
+        self._transport: asyncio.Transport | None = None
+        self._chunked = request.version >= HttpVersion11
+        self._abandoned = False
+        self.bytes_out = 0
+        self.mid_event = False
+        """Part of an unfinished event is out; whatever follows starts with a blank line."""
+
+    def __repr__(self) -> str:
+        return f"<StreamReply {'committed' if self.committed else 'open'} {self.bytes_out} bytes>"
+
+    @property
+    def committed(self) -> bool:
+        """Whether the status line is out."""
+        return self._response is not None
+
+    async def commit(self, on_drain: Callable[[bool], None] | None = None) -> None:
+        """Send status 200 and the headers; the second time only *on_drain* is taken note of.
+
+        Args:
+            on_drain: Told True when the client's buffer is full, False when it has room again.
+        """
+        if on_drain is not None:
+            self._request.front.on_drain(on_drain)
+        if self._response is not None or self._abandoned:
+            return
+        response = self._response = StreamResponse(status=200, headers=self._headers)
+        response.headers["Content-Type"] = "text/event-stream; charset=utf-8"
+        response.headers["Cache-Control"] = "no-cache, no-transform"
+        response.headers["X-Accel-Buffering"] = "no"
+        if not self._chunked:
+            response.force_close()  # nothing else tells an HTTP/1.0 client where it ends
+        await response.prepare(self._request)
+        self._transport = self._request.transport
+
+    def write(self, events: bytes) -> None:
+        """Send *events*; dropped when the client has left."""
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return
+        self.bytes_out += len(events)
+        if self._chunked:
+            transport.write(b"%x\r\n%b\r\n" % (len(events), events))
+        else:
+            transport.write(events)
+
+    def heartbeat(self) -> None:
+        """Send a comment that keeps proxies and clients waiting."""
+        self.write(_HEARTBEAT)
+
+    def abandon(self) -> None:
+        """Never commit after this: the request gets another reply."""
+        self._abandoned = True
+
+    async def finish(self) -> StreamResponse:
+        """End the reply where its framing says."""
+        response = self._response
+        assert response is not None, "a reply ends after it was committed to"
+        self._request.front.on_drain(None)
+        await response.write_eof()
+        return response
+
+    async def fail(self, frame: bytes) -> StreamResponse:
+        """End the reply with an error frame and close the connection."""
+        assert self._response is not None, "before the commit a failure is a status"
+        self.write(b"\n\n" + frame if self.mid_event else frame)
+        self._response.force_close()
+        return await self.finish()
