@@ -100,10 +100,6 @@ class Admission:
             if not waiter.turn.done():
                 waiter.turn.set_exception(ApiError(code, retry_after_s=retry_after_s))
 
-    def reopen(self) -> None:
-        """Take requests again."""
-        self._closed = None
-
     async def slots(
         self, count: int = 1, *, max_wait_s: float | None = None, first: bool = False
     ) -> Lease:

@@ -108,7 +108,7 @@ class App:
         finally:
             self.calls.discard(call)
             record.total_s = self.clocks.monotonic() - started_s
-            self._write_down(call)
+            self._write_down(call.record)
             if not self.calls and self.on_quiet is not None:
                 self.on_quiet()
 
@@ -117,8 +117,15 @@ class App:
         call = self._open_call(request)
         call.record.status = error.status
         response = self._refusal(call, error)
-        self._write_down(call)
+        self._write_down(call.record)
         return response
+
+    def unparsed(self, peer: str, error: ApiError) -> str:
+        """Write down a head that was refused before it could be parsed; gives it a request id."""
+        record = AccessRecord(_new_request_id(), peer, "", status=error.status)
+        record.error_code = error.code
+        self._write_down(record)
+        return record.request_id
 
     # -- from head to answer
 
@@ -209,7 +216,7 @@ class App:
 
     def _open_call(self, request: FrontRequest) -> Call:
         headers = request.headers
-        request_id = safe_request_id(headers.get("X-Request-Id")) or f"req_{uuid.uuid4().hex}"
+        request_id = safe_request_id(headers.get("X-Request-Id")) or _new_request_id()
         record = AccessRecord(
             request_id=request_id,
             client=self.proxies.client(request.remote or "local", headers.get("X-Forwarded-For")),
@@ -244,6 +251,10 @@ class App:
             response.force_close()
         return response
 
-    def _write_down(self, call: Call) -> None:
-        self.metrics.observe(call.record)
-        self.access_log.write(call.record)
+    def _write_down(self, record: AccessRecord) -> None:
+        self.metrics.observe(record)
+        self.access_log.write(record)
+
+
+def _new_request_id() -> str:
+    return f"req_{uuid.uuid4().hex}"

@@ -152,6 +152,7 @@ def compose(
     front = FrontServer(
         app.handle,
         rejected=app.rejected,
+        unparsed=app.unparsed,
         stalled=metrics.client_stalled,
         limits=server_limits(settings, resource.getrlimit(resource.RLIMIT_NOFILE)[0]),
         trusted=TrustedProxies(settings.trusted_proxies),

@@ -216,7 +216,7 @@ class FrontProtocol(RequestHandler):
         if transport is None:
             return
         if not self._request_in_progress and not self._messages:
-            transport.write(self._front.raw_refusal(error))
+            transport.write(self._front.raw_refusal(self._peer, error))
         self.force_close()
 
     # -- what the parser rejects
@@ -274,6 +274,7 @@ class FrontServer(Server):
     Args:
         handler: Answers one request.
         rejected: Makes the reply for what never became a request.
+        unparsed: Told the peer and the error of a head that was refused unread; gives a request id.
         stalled: Called for each reader that was cut.
         limits: See `ServerLimits`.
         trusted: Proxies in front of us, exempt from the bound for each address.
@@ -284,6 +285,7 @@ class FrontServer(Server):
         handler: Handler,
         *,
         rejected: Rejected,
+        unparsed: Callable[[str, ApiError], str],
         stalled: Callable[[], None],
         limits: ServerLimits,
         trusted: Container[str] = (),
@@ -291,6 +293,7 @@ class FrontServer(Server):
         super().__init__(handler, request_factory=self._front_request, handler_cancellation=True)
         self.limits = limits
         self.rejected = rejected
+        self._unparsed = unparsed
         self.stalled = stalled
         self._trusted = trusted
         self._addresses: Counter[str] = Counter()
@@ -338,11 +341,14 @@ class FrontServer(Server):
             if isinstance(connection, FrontProtocol) and connection.is_idle:
                 connection.force_close()
 
-    def raw_refusal(self, error: ApiError) -> bytes:
+    def raw_refusal(self, peer: str, error: ApiError) -> bytes:
         """A whole reply for a head that was never parsed."""
+        request_id = self._unparsed(peer, error)
         body = error.body()
         return (
             f"HTTP/1.1 {error.status} {error.code}\r\nContent-Type: application/json\r\n"
+            f"x-request-id: {request_id}\r\nrequest-id: {request_id}\r\nx-api-version: v1\r\n"
+            f"Cache-Control: no-store\r\n"
             f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
         ).encode() + body
 

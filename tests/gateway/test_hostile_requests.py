@@ -309,6 +309,13 @@ def test_other_methods(service: ServiceProcess, method: bytes) -> None:
 def test_head_that_never_ends_is_cut(service: ServiceProcess) -> None:
     reply = talk(service.port, b"GET /v1/models HTTP/1.1\r\nHost: x\r\nX-A", close_after=False)
     assert (reply.status, reply.error["code"]) == (408, "request_timeout")
+    assert b"x-request-id: req_" in reply.raw
+    assert reply.raw.split(b"x-request-id: ")[1].split(b"\r")[0].decode() in wait_for_log(service)
+
+
+def wait_for_log(service: ServiceProcess) -> str:
+    """The next access line of a request that timed out."""
+    return service.wait_for("error=request_timeout").string
 
 
 def test_connection_that_says_nothing_is_closed(service: ServiceProcess) -> None:
