@@ -1,6 +1,6 @@
 """Puts the service together: every part is made here and handed what it needs.
 
-Nothing in here decides anything; to see who talks to whom, read `compose` from top to bottom.
+Nothing in here decides anything. Who talks to whom: read `compose`, then the functions below it.
 """
 
 from __future__ import annotations
@@ -11,8 +11,6 @@ from collections.abc import Callable, Mapping
 
 from backend import (
     ConsoleProgress,
-    EngineCommand,
-    EngineSnapshot,
     RunDir,
     Supervisor,
     default_run_dir,
@@ -21,7 +19,9 @@ from backend import (
 from gateway.access.auth import Authenticator, open_principal
 from gateway.access.keywatch import KeyWatch
 from gateway.access.throttle import WrongKeyThrottle
+from gateway.admission import Admission
 from gateway.app import App
+from gateway.call import Call
 from gateway.endpoints import Endpoints
 from gateway.engine_link import EngineLink
 from gateway.foundation import CLOCKS, Foundation, verdict_options
@@ -32,6 +32,7 @@ from gateway.front.proxies import TrustedProxies
 from gateway.front.server import FrontServer
 from gateway.inference import Inference
 from gateway.lifecycle import Parts
+from gateway.observe.metrics import Metrics
 from gateway.preparation import prepare_engine
 from gateway.relay import Relay
 from gateway.routes import ROUTE_NAMES, route_patterns, route_table
@@ -51,6 +52,8 @@ from keys import Keyring, KeyStore
 
 __all__ = ["compose"]
 
+_NO_LIMIT = 1 << 30
+
 
 def compose(
     settings: Settings,
@@ -67,46 +70,103 @@ def compose(
         PortTaken: The public port cannot be opened.
         OperatorError: The folder for the engine's socket is not safe.
     """
-    admission, status, metrics = foundation.admission, foundation.status, foundation.metrics
-    run_dir = RunDir(default_run_dir())
+    metrics = foundation.metrics
     metrics.know_routes(ROUTE_NAMES | {settings.health_check_path})
     metrics.know_models((model_alias(settings),))
+    run_dir = RunDir(default_run_dir())
     tasks = Tasks()
-    keys_wanted = settings.auth_enabled and settings.auth_mode == "keys"
-    store = KeyStore(settings.auth_keys_file, settings.auth_pepper_file) if keys_wanted else None
-    if store is not None:
-        store.reload()
-    if not settings.auth_enabled:
-        status.reasons = ("auth_disabled",)
-    watch = (
-        KeyWatch(
-            store,
-            lambda: app.calls,
-            wall=CLOCKS.wall,
-            on_failure=metrics.keys_reload_failed,
-            on_problem=status.keys_are_stale,
-        )
-        if store is not None
-        else None
+    calls: set[Call] = set()
+    store = _key_store(settings)
+    watch = _key_watch(store, calls, foundation) if store is not None else None
+    link = _engine_link(settings, foundation, tasks)
+    inference = _inference(settings, foundation.admission, link, tasks, watch)
+    endpoints = _endpoints(settings, foundation, link, watch)
+    app = _app(settings, foundation, inference, endpoints, store, calls)
+    listener = open_listener(
+        settings.host, settings.port, vanished_after_s=settings.client_stall_timeout
     )
-    link = EngineLink(
+    if not settings.auth_enabled:
+        foundation.status.reasons = ("auth_disabled",)
+    return Parts(
+        app=app,
+        front=_front(settings, app, metrics),
+        listener=listener,
+        admission=foundation.admission,
+        link=link,
+        status=foundation.status,
+        tasks=tasks,
+        access_log=foundation.access_log,
+        keywatch=watch,
+        prepare=lambda: prepare_engine(settings, environ, run_dir.address, ConsoleProgress()),
+        supervise=lambda command, on_change: Supervisor(
+            command,
+            supervisor_settings(settings),
+            probe=probe_engine,
+            on_change=on_change,
+            jitter=random.random,
+            run_dir=run_dir,
+        ),
+        drain=drain_settings(settings),
+        on_lag=metrics.loop_lagged,
+        announce=announce,
+    )
+
+
+def _key_store(settings: Settings) -> KeyStore | None:
+    """The keys, read once; None where this service does not check them."""
+    if not settings.auth_enabled or settings.auth_mode != "keys":
+        return None
+    store = KeyStore(settings.auth_keys_file, settings.auth_pepper_file)
+    store.reload()
+    return store
+
+
+def _key_watch(store: KeyStore, calls: set[Call], foundation: Foundation) -> KeyWatch:
+    return KeyWatch(
+        store,
+        calls,
+        wall=CLOCKS.wall,
+        on_failure=foundation.metrics.keys_reload_failed,
+        on_problem=foundation.status.keys_are_stale,
+    )
+
+
+def _engine_link(settings: Settings, foundation: Foundation, tasks: Tasks) -> EngineLink:
+    metrics = foundation.metrics
+
+    def on_use(reused: bool) -> None:
+        if reused:
+            metrics.upstream_reused()
+        else:
+            metrics.upstream_opened()
+
+    return EngineLink(
         served_model(settings),
-        admission,
-        status,
+        foundation.admission,
+        foundation.status,
         connect_timeout_s=settings.backend_connect_timeout,
         on_exit=metrics.engine_exited,
-        on_use=lambda reused: metrics.upstream_reused() if reused else metrics.upstream_opened(),
+        on_use=on_use,
         tasks=tasks,
         probe=probe_engine,
     )
+
+
+def _inference(
+    settings: Settings,
+    admission: Admission,
+    link: EngineLink,
+    tasks: Tasks,
+    watch: KeyWatch | None,
+) -> Inference:
     relay = Relay(
         link,
         admission,
         relay_settings(settings),
         tasks,
-        still_welcome=watch.welcome if watch is not None else lambda call: True,
+        still_welcome=watch.welcome if watch is not None else _everybody_is_welcome,
     )
-    inference = Inference(
+    return Inference(
         relay=relay,
         admission=admission,
         facts=lambda: link.facts,
@@ -114,17 +174,32 @@ def compose(
         rules=body_rules(settings),
         budget=BodyBudget(settings.max_body_memory),
     )
-    endpoints = Endpoints(
-        status=status,
+
+
+def _endpoints(
+    settings: Settings, foundation: Foundation, link: EngineLink, watch: KeyWatch | None
+) -> Endpoints:
+    return Endpoints(
+        status=foundation.status,
         models=link.models,
         created=int(CLOCKS.wall()),
-        metrics=metrics,
+        metrics=foundation.metrics,
         verdicts=verdict_options(settings),
         reload=watch.reload if watch is not None else _nothing_to_reload,
         clock=CLOCKS.monotonic,
     )
-    empty = Keyring(())
-    app = App(
+
+
+def _app(
+    settings: Settings,
+    foundation: Foundation,
+    inference: Inference,
+    endpoints: Endpoints,
+    store: KeyStore | None,
+    calls: set[Call],
+) -> App:
+    nobody = Keyring(())
+    return App(
         routes=route_table(
             inference,
             endpoints,
@@ -133,23 +208,24 @@ def compose(
         ),
         patterns=route_patterns(endpoints),
         auth=Authenticator(
-            lambda: store.ring if store is not None else empty,
-            WrongKeyThrottle(settings.auth_failures_per_minute or 1 << 30),
-            everybody=None if keys_wanted else open_principal("everybody"),
-            on_refused=metrics.auth_failed,
+            lambda: store.ring if store is not None else nobody,
+            WrongKeyThrottle(settings.auth_failures_per_minute or _NO_LIMIT),
+            everybody=open_principal("everybody") if store is None else None,
+            on_refused=foundation.metrics.auth_failed,
             hint=_key_hint(settings),
         ),
         cors=CorsPolicy(settings.cors_origins),
         proxies=TrustedProxies(settings.trusted_proxies),
         access_log=foundation.access_log,
-        metrics=metrics,
+        metrics=foundation.metrics,
         clocks=CLOCKS,
         head_block_bytes=settings.max_header_block_size,
+        calls=calls,
     )
-    listener = open_listener(
-        settings.host, settings.port, vanished_after_s=settings.client_stall_timeout
-    )
-    front = FrontServer(
+
+
+def _front(settings: Settings, app: App, metrics: Metrics) -> FrontServer:
+    return FrontServer(
         app.handle,
         rejected=app.rejected,
         unparsed=app.unparsed,
@@ -158,37 +234,9 @@ def compose(
         trusted=TrustedProxies(settings.trusted_proxies),
     )
 
-    def prepare() -> EngineCommand:
-        return prepare_engine(settings, environ, run_dir.address, ConsoleProgress())
 
-    def supervise(
-        command: EngineCommand, on_change: Callable[[EngineSnapshot], None]
-    ) -> Supervisor:
-        return Supervisor(
-            command,
-            supervisor_settings(settings),
-            probe=probe_engine,
-            on_change=on_change,
-            jitter=random.random,
-            run_dir=run_dir,
-        )
-
-    return Parts(
-        app=app,
-        front=front,
-        listener=listener,
-        admission=admission,
-        link=link,
-        status=status,
-        tasks=tasks,
-        access_log=foundation.access_log,
-        keywatch=watch,
-        prepare=prepare,
-        supervise=supervise,
-        drain=drain_settings(settings),
-        on_lag=metrics.loop_lagged,
-        announce=announce,
-    )
+def _everybody_is_welcome(_: Call) -> bool:
+    return True
 
 
 async def _nothing_to_reload() -> tuple[int, str | None]:

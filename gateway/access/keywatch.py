@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 
 from gateway.call import Call
 from gateway.errors import ApiError
@@ -34,7 +34,7 @@ class KeyWatch:
     def __init__(
         self,
         store: KeyStore,
-        calls: Callable[[], Iterable[Call]],
+        calls: Collection[Call],
         *,
         wall: Callable[[], float],
         on_failure: Callable[[], None],
@@ -83,7 +83,7 @@ class KeyWatch:
     def _end_revoked(self) -> None:
         """End running calls of removed and disabled keys; those of expired ones may finish."""
         ended = 0
-        for call in tuple(self._calls()):
+        for call in tuple(self._calls):
             principal = call.principal
             if principal is None:
                 continue
