@@ -16,12 +16,14 @@ if TYPE_CHECKING:
     from backend.cores import engine_threads
     from backend.errors import (
         BackendError,
+        BadEngineArgument,
         ConnectFailed,
         EngineError,
         EngineGone,
         EngineTimeout,
         OperatorError,
     )
+    from backend.extra_args import refuse_extra_args
     from backend.gpu import Gpu, read_gpus
     from backend.probe import Probe, ProbeReady, probe_engine
     from backend.rundir import RunDir
@@ -32,12 +34,13 @@ if TYPE_CHECKING:
     from backend.supply.engine import FindSettings, FoundEngine, build, find, find_or_build
     from backend.supply.gguf_file import validate
     from backend.supply.model import ModelSettings, ResolvedModel, public_name, resolve
-    from backend.supply.progress import ConsoleProgress, Progress
+    from backend.supply.progress import ConsoleProgress, LogProgress, Progress
 
 __all__ = [
     "FAILURE_EXIT_CODES",
     "Address",
     "BackendError",
+    "BadEngineArgument",
     "ConnectFailed",
     "ConsoleProgress",
     "EngineClient",
@@ -54,6 +57,7 @@ __all__ = [
     "FindSettings",
     "FoundEngine",
     "Gpu",
+    "LogProgress",
     "ModelSettings",
     "OperatorError",
     "Probe",
@@ -75,6 +79,7 @@ __all__ = [
     "probe_engine",
     "public_name",
     "read_gpus",
+    "refuse_extra_args",
     "resolve",
     "validate",
 ]
@@ -82,6 +87,7 @@ __all__ = [
 _HOMES = {
     "Address": "address",
     "BackendError": "errors",
+    "BadEngineArgument": "errors",
     "ConnectFailed": "errors",
     "ConsoleProgress": "supply.progress",
     "EngineClient": "client",
@@ -99,6 +105,7 @@ _HOMES = {
     "FindSettings": "supply.engine",
     "FoundEngine": "supply.engine",
     "Gpu": "gpu",
+    "LogProgress": "supply.progress",
     "ModelSettings": "supply.model",
     "OperatorError": "errors",
     "Probe": "probe",
@@ -120,6 +127,7 @@ _HOMES = {
     "probe_engine": "probe",
     "public_name": "supply.model",
     "read_gpus": "gpu",
+    "refuse_extra_args": "extra_args",
     "resolve": "supply.model",
     "validate": "supply.gguf_file",
 }

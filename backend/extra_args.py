@@ -54,7 +54,7 @@ def refuse_extra_args(extra_args: Sequence[str]) -> None:
     for name, value in _pairs(extra_args):
         reason = _REFUSED.get(name) or _prefix_reason(name) or _verbosity_reason(name, value)
         if reason is not None:
-            raise BadEngineArgument(f"EXTRA_ARGS may not hold {name}: {reason}")
+            raise BadEngineArgument(f"EXTRA_ARGS may not hold {name} ({reason})")
 
 
 def _pairs(extra_args: Sequence[str]) -> Iterator[tuple[str, str]]:

@@ -27,7 +27,7 @@ COMMANDS = {
     "check": ("gateway.commands.check:check", "Say whether the service could start here."),
     "config": ("gateway.commands.config:config", "Show the settings and where each came from."),
     "engine": ("gateway.commands.engine:engine", "Find or build llama-server."),
-    "model": ("gateway.commands.model:model", "Find, fetch or look at the model."),
+    "model": ("gateway.commands.model:model", "Fetch the model."),
 }
 
 

@@ -174,11 +174,12 @@ class Endpoints:
     async def metrics(self, call: Call) -> StreamResponse:
         """GET /metrics: Prometheus text, or JSON when the client asks for that.
 
-        Figures of single keys are for holders of the scope, and for whoever is on this machine.
+        Figures of single keys are for holders of the scope, and for whoever is on this machine and
+        came without a proxy.
         """
         snapshot = self._status.snapshot()
         scopes = call.principal.scopes if call.principal is not None else ()
-        per_key = "metrics" in scopes or is_loopback(call.record.client)
+        per_key = "metrics" in scopes or _is_local(call)
         if "application/json" in call.request.headers.get("Accept", ""):
             return _json(call, self._metrics.as_dict(snapshot, per_key=per_key))
         response = Response(
@@ -198,6 +199,13 @@ class Endpoints:
         self._reloaded_s = now
         keys, problem = await self._reload()
         return _json(call, {"keys": keys, "in_step": problem is None})
+
+
+def _is_local(call: Call) -> bool:
+    """Whether the caller is on this machine, and no proxy that speaks for others."""
+    forwarded = {"Forwarded", "X-Forwarded-For", "X-Real-IP", "Via"}
+    headers = call.request.headers
+    return is_loopback(call.record.client) and not any(name in headers for name in forwarded)
 
 
 def _json(call: Call, value: Mapping[str, Any]) -> Response:

@@ -104,10 +104,9 @@ class EngineLink:
             self._open(snapshot)
         else:
             self._shut(snapshot)
-        if before.state is not snapshot.state:
-            _log.info("engine is %s", snapshot.state)
-            if snapshot.state in (EngineState.RESTARTING, EngineState.FAILED):
-                self._on_exit((snapshot.last_exit or "unknown").partition(" ")[0])
+        died = snapshot.state in (EngineState.RESTARTING, EngineState.FAILED)
+        if died and before.state is not snapshot.state:
+            self._on_exit((snapshot.last_exit or "unknown").partition(" ")[0])
 
     def suspect(self) -> None:
         """A connection to the engine broke: let nobody in until it is known that the engine lives.

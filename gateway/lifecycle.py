@@ -193,7 +193,7 @@ class Lifecycle:
     def _on_stop_signal(self, number: signal.Signals) -> None:
         if self._signal is None:
             self._signal = number
-            _log.info("%s: draining", signal.Signals(number).name)
+            _log.info("%s: draining; the same again stops at once", signal.Signals(number).name)
         else:
             _log.warning("%s again: stopping now", signal.Signals(number).name)
             self._exit_code = 128 + number
@@ -206,7 +206,10 @@ class Lifecycle:
         parts = self._parts
         if not parts.status.failed:
             parts.status.draining = True
-            await self._unless_forced(asyncio.sleep(parts.drain.delay_s), parts.drain.delay_s)
+            delay_s = parts.drain.delay_s
+            if self._signal is signal.SIGINT and parts.status.platform == "generic":
+                delay_s = 0.0  # a person at a terminal; no router has to hear of it first
+            await self._unless_forced(asyncio.sleep(delay_s), delay_s)
         parts.app.draining = True
         parts.admission.close("draining", retry_after_s=1.0)
         parts.front.close_idle()

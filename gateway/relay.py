@@ -336,7 +336,7 @@ def _account(call: Call, pump: Pump) -> None:
     outcome = pump.outcome()
     record = call.record
     record.finish_reason = outcome.finish_reason
-    record.prompt_tokens = outcome.prompt_tokens or 0
+    record.prompt_tokens = outcome.prompt_tokens or pump.events.prompt_tokens or 0
     record.cached_tokens = outcome.cached_tokens or 0
     record.completion_tokens = (
         pump.events.events if outcome.completion_tokens is None else outcome.completion_tokens

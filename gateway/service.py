@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 
 from backend import (
     ConsoleProgress,
+    LogProgress,
     RunDir,
     Supervisor,
     default_run_dir,
@@ -74,6 +75,7 @@ def compose(
     metrics.know_routes(ROUTE_NAMES | {settings.health_check_path})
     metrics.know_models((model_alias(settings),))
     run_dir = RunDir(default_run_dir())
+    progress = LogProgress() if settings.log_format == "json" else ConsoleProgress()
     tasks = Tasks()
     calls: set[Call] = set()
     store = _key_store(settings)
@@ -97,7 +99,7 @@ def compose(
         tasks=tasks,
         access_log=foundation.access_log,
         keywatch=watch,
-        prepare=lambda: prepare_engine(settings, environ, run_dir.address, ConsoleProgress()),
+        prepare=lambda: prepare_engine(settings, environ, run_dir.address, progress),
         supervise=lambda command, on_change: Supervisor(
             command,
             supervisor_settings(settings),

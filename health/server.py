@@ -21,6 +21,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable
+from errno import EACCES, EADDRINUSE
 from typing import Any
 
 import orjson
@@ -307,7 +308,8 @@ def _listen(host: str, port: int) -> socket.socket:
         if sock is not None:
             sock.close()
         why = error.strerror or "unknown reason"
-        message = f"cannot open the health port {port} on {host} ({why}); set PORT_HEALTH"
+        setting = "PORT_HEALTH" if error.errno in (EADDRINUSE, EACCES) else "HOST"
+        message = f"cannot open the health port {port} on {host} ({why}); set {setting}"
         raise HealthPortError(error.errno, message) from error
     sock.setblocking(False)
     return sock

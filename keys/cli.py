@@ -347,16 +347,24 @@ def _migrate(common: _Common, /, source: Path | None) -> None:
     show_default=True,
     help="Metrics page of the running service.",
 )
+@click.option(
+    "--metrics-key",
+    envvar="LLAMA_GATEWAY_KEY",
+    help="Key with the scope metrics, where the page asks for one [$LLAMA_GATEWAY_KEY; better "
+    "there than here, where everybody on the machine can read it].",
+)
 @_common(env=False)
 @click.pass_obj
-def _usage(common: _Common, /, key_id: str | None, metrics_url: str) -> None:
+def _usage(
+    common: _Common, /, key_id: str | None, metrics_url: str, metrics_key: str | None
+) -> None:
     """Show what keys have used since the service started.
 
     The counters live in the running service, so it is asked for them; the keys file holds none.
     """
     file = open_keys(common.path)
     chosen = [get(file, key_id)] if key_id else list(file.records.values())
-    counters, problem = _counters(metrics_url)
+    counters, problem = _counters(metrics_url, metrics_key)
     if common.as_json:
         _print_json(usage_dict(chosen, counters, problem, now_s()))
         return
@@ -369,9 +377,9 @@ def _usage(common: _Common, /, key_id: str | None, metrics_url: str) -> None:
         )
 
 
-def _counters(url: str) -> tuple[Mapping[str, Counters] | None, str | None]:
+def _counters(url: str, key: str | None) -> tuple[Mapping[str, Counters] | None, str | None]:
     try:
-        return fetch_counters(url), None
+        return fetch_counters(url, key), None
     except CountersMissing as exc:
         return None, str(exc)
 

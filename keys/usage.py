@@ -32,16 +32,19 @@ class Counters:
     completion_tokens: int = 0
 
 
-def fetch_counters(url: str) -> Mapping[str, Counters]:
+def fetch_counters(url: str, key: str | None = None) -> Mapping[str, Counters]:
     """Ask a running service.
 
     Args:
         url: Its metrics page, ``http`` or ``https``; no proxy is used.
+        key: An API key with the scope ``metrics``, where the page asks for one.
 
     Raises:
         CountersMissing: It did not answer, or not with metrics.
     """
     opener: OpenerDirector = build_opener(ProxyHandler({}), HTTPHandler, HTTPSHandler)
+    if key:
+        opener.addheaders.append(("X-API-Key", key))
     try:
         with opener.open(url, timeout=_TIMEOUT_S) as reply:
             text = reply.read(_LIMIT_BYTES).decode("utf-8", "replace")

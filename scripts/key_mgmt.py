@@ -39,7 +39,8 @@ def service_files() -> tuple[Path, Path] | None:
     except SettingsError as exc:
         click.echo(f"The service's settings cannot be used ({exc}); going by --data-dir.", err=True)
         return None
-    return settings.auth_keys_file, settings.auth_pepper_file
+    # The service is started in the checkout; this may be called from anywhere.
+    return ROOT / settings.auth_keys_file, ROOT / settings.auth_pepper_file
 
 
 if __name__ == "__main__":

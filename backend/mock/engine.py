@@ -23,7 +23,6 @@ _BAD_JSON = (
     "[json.exception.parse_error.101] parse error at line 1, column 1: syntax error while parsing "
     "value - invalid literal"
 )
-_GENERATES = ("/v1/chat/completions", "/v1/completions")
 
 
 class MockEngine:

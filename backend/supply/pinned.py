@@ -92,6 +92,8 @@ def _run_pip(pinned: PinnedFile, folder: Path) -> None:
     # from source. -P keeps the current folder off the import path.
     done = subprocess.run(
         [
+            # pip writes to its temporary folder first, and that may be a tmpfs too small for it.
+            *("env", f"TMPDIR={folder}"),
             *(sys.executable, "-P", "-m", "pip", "download", "--no-deps", "--require-hashes"),
             *(pinned.format_flag, pinned.project, "--requirement", str(requirements)),
             *("--dest", str(folder), *([] if sys.stderr.isatty() else ["--quiet"])),

@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from gateway.cli import settings_options
-from gateway.commands.doctor import Finding, examine, settings_findings
+from gateway.commands.findings import Finding, examine, settings_findings
 from gateway.config import SettingsError, load
 from gateway.observe.redaction import escape_controls
 

@@ -40,7 +40,7 @@ def welcome(host: str, port: int, model: str, secret: str | None, *, auth: bool 
     elif auth:
         parts.append(
             "Your key was shown when it was made. To make another:\n\n"
-            "    .venv/bin/python scripts/key_mgmt.py generate\n\n"
+            "    scripts/key_mgmt.py generate NAME\n\n"
             f"and put it into the environment: export {KEY_VARIABLE}=sk-..."
         )
     parts.append(f"Try it with curl:\n\n{_curl(host, port, model, secret, auth)}")

@@ -110,7 +110,7 @@ def _run(settings: Settings, foundation: Foundation, secret: str | None, first_r
     import uvloop
 
     from backend import OperatorError
-    from gateway.commands.first_run import welcome
+    from gateway.commands.first_run import base_url, welcome
     from gateway.config import environment
     from gateway.front.listener import PortTaken
     from gateway.lifecycle import Lifecycle
@@ -129,7 +129,7 @@ def _run(settings: Settings, foundation: Foundation, secret: str | None, first_r
         return await Lifecycle(parts).run()
 
     def announce(port: int) -> None:
-        _log.info("ready: http://%s:%d/v1", settings.host, port)
+        _log.info("ready: %s/v1", base_url(settings.host, port))
         if first_run:
             auth = settings.auth_enabled and settings.auth_mode == "keys"
             text = welcome(settings.host, port, model_alias(settings), secret, auth=auth)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
+from backend import BadEngineArgument, refuse_extra_args
 from gateway.settings.model import Settings
 
 __all__ = ["Clash", "clashes", "near_miss", "worries"]
@@ -47,6 +48,10 @@ def _engine_clashes(s: Settings) -> Iterator[Clash]:
     if s.engine in _NOT_BUILT:
         name = "backend_url" if s.backend_url else "engine_kind"
         yield Clash((name,), f"must be unset: the engine {s.engine} is not supported yet")
+    try:
+        refuse_extra_args(s.extra_args)
+    except BadEngineArgument as exc:
+        yield Clash(("extra_args",), str(exc))
     if s.embeddings and s.rerank:
         yield Clash(("rerank", "embeddings"), "must be false, as EMBEDDINGS is true: choose one")
     if s.rerank and s.pooling not in (None, "rank"):

@@ -116,9 +116,9 @@ FILES = {"docs/settings.md": reference_page, ".env.example": env_example}
 """What is made, by path from the checkout's root."""
 
 
-def main() -> None:
-    """Write the files into the checkout that this module lies in."""
-    root = Path(__file__).resolve().parent.parent
+def main(root: Path | None = None) -> None:
+    """Write the files into a checkout, by default the one that this module lies in."""
+    root = root or Path(__file__).resolve().parents[2]
     for name, make in FILES.items():
         (root / name).write_text(make(), encoding="utf-8")
         sys.stdout.write(f"wrote {name}\n")

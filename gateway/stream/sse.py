@@ -86,6 +86,7 @@ class EventStream:
         "mid_event",
         "prefill",
         "progress_events",
+        "prompt_tokens",
     )
 
     def __init__(self, *, choices: int = 1, prompts: int = 1) -> None:
@@ -99,6 +100,8 @@ class EventStream:
         """JSON of the engine's error event, as sent."""
         self.prefill: float | None = None
         """How much of the prompt has been worked off, 0 to 1."""
+        self.prompt_tokens: int | None = None
+        """Size of the prompt as progress told it; there even if the stream breaks off."""
         self.mid_event = False
         """Part of an unfinished event has been passed on; a blank line must come before more."""
         self._choices = choices
@@ -261,6 +264,7 @@ class EventStream:
             return False
         total, processed = progress.get("total"), progress.get("processed")
         if isinstance(total, int) and isinstance(processed, int) and total > 0:
+            self.prompt_tokens = total
             self.prefill = min(1.0, max(0.0, processed / total))
         choices = payload.get("choices")
         return isinstance(choices, list) and any(map(_brings_text, choices))

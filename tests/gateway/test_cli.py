@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.commands.doctor import CHECKS, Finding, examine
+from gateway.commands.findings import CHECKS, Finding, examine
 from gateway.config import load
 from gateway.settings.kinds import Flag
 from gateway.settings.model import SPECS

@@ -155,8 +155,11 @@ def test_an_unknown_profile_is_answered_with_those_that_exist(read: Read) -> Non
 
 def test_an_installed_package_does_not_read_a_folder_that_is_not_its_own(tmp_path: Path) -> None:
     """Beside an installed package, ``config`` is somebody else's."""
-    package = Path(__file__).resolve().parents[2] / "gateway"
-    shutil.copytree(package, tmp_path / "gateway", ignore=shutil.ignore_patterns("__pycache__"))
+    root = Path(__file__).resolve().parents[2]
+    for package in ("gateway", "backend"):
+        shutil.copytree(
+            root / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__")
+        )
     (tmp_path / "config").mkdir()
     (tmp_path / "config" / "base.yaml").write_text("port: 1\n")
     code = "import gateway.config as c; print(c.__file__, c.load({}).settings.port)"

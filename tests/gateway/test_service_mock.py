@@ -484,7 +484,7 @@ def test_second_signal_forces_even_an_engine_that_ignores_them(serve: Serve) -> 
         USE_MOCK_MODEL="true", EXTRA_ARGS="--ignore-sigterm", ENGINE_STOP_TIMEOUT="60"
     ).ready()
     service.signal(signal.SIGTERM)
-    service.wait_for("engine is stopping")
+    service.wait_for("engine stopping")
     service.signal(signal.SIGTERM)
     assert service.wait(10) == 128 + signal.SIGTERM
 
@@ -499,7 +499,7 @@ def test_signals_before_the_service_is_up_are_honoured(serve: Serve) -> None:
 
 def test_stop_while_loading(serve: Serve) -> None:
     service = serve(USE_MOCK_MODEL="true", EXTRA_ARGS="--load-s 60").opened()
-    service.wait_for("engine is loading")
+    service.wait_for("engine loading")
     assert service.stop() == 0
 
 

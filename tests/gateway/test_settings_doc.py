@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from gateway.settings.model import SPECS
-from gateway.settings.page import FILES, env_example, reference_page
+from gateway.settings.page import FILES, env_example, main, reference_page
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -33,3 +33,9 @@ def test_settings_without_effect_yet_are_marked() -> None:
     page = reference_page()
     marked = page.count("**Not enforced yet**")
     assert marked == sum(not spec.enforced for spec in SPECS.values())
+
+
+def test_pages_are_written_where_they_are_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "docs").mkdir()
+    main(tmp_path)
+    assert {name for name in FILES if (tmp_path / name).is_file()} == set(FILES)
