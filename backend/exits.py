@@ -76,7 +76,7 @@ def classify(facts: ExitFacts) -> ExitReport:
     Name the cause. First match wins:
 
     1. we were ending it for a reason of our own -> that reason;
-    2. a SIGKILL that nobody here sent -> oom;
+    2. a SIGKILL that nobody here sent, or any signal with the cgroup's counter up -> oom;
     3. any other signal, by its number (one we sent is plain "signal");
     4. exit code 0 -> clean;
     5. a non-zero code before readiness -> port_in_use or load_error; after it -> error.
@@ -104,7 +104,7 @@ def _signal_cause(facts: ExitFacts) -> ExitCause:
     if signum in facts.signals_sent:
         return ExitCause.SIGNAL
     # A SIGKILL from nowhere is the out-of-memory killer far more often than a person.
-    if signum == signal.SIGKILL:
+    if signum == signal.SIGKILL or facts.oom_kills:
         return ExitCause.OOM
     return _BY_SIGNAL.get(signum, ExitCause.SIGNAL)
 

@@ -92,8 +92,7 @@ class RunDir:
     def forget(self) -> None:
         """Remove the note and the socket file; safe when there are none."""
         self._note_path.unlink(missing_ok=True)
-        for leftover in self.path.glob(f"{self._stem}.sock*"):
-            leftover.unlink(missing_ok=True)
+        Path(self.address.path).unlink(missing_ok=True)
 
     async def clear_stale(self) -> list[int]:
         """
