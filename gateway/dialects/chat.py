@@ -8,15 +8,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import orjson
-
 from gateway.dialects.base import Assembler, Dialect, EngineCall, FieldPolicy, ModelFacts
 from gateway.dialects.common import (
     check_generates,
     check_model,
-    choices,
-    stream_wishes,
-    token_limit,
+    generation,
 )
 from gateway.errors import ApiError, sse_error_frame
 from gateway.request.fields import CHAT, Sifted, printable, sift
@@ -59,30 +55,7 @@ def build(body: dict[str, Any], facts: ModelFacts, policy: FieldPolicy) -> Engin
     _set_logprobs(out, translate)
     _set_response_format(out, translate.get("response_format"))
     _check_together(out)
-    stream, include_usage = stream_wishes(translate)
-    wanted = choices(translate, facts, policy)
-    if wanted > 1:
-        out["n"] = wanted
-    limit = token_limit(translate, facts, policy, default=None)
-    out["max_tokens"] = limit
-    if not policy.cache_prompt:
-        out["cache_prompt"] = False
-    out["stream"] = True
-    # A reply that is assembled here needs the usage as well.
-    out["stream_options"] = {"include_usage": include_usage or not stream}
-    out["return_progress"] = True
-    return EngineCall(
-        path=_PATH,
-        body=orjson.dumps(out),
-        generates=True,
-        stream=stream,
-        include_usage=include_usage,
-        model=facts.alias,
-        choices=wanted,
-        tasks=wanted,
-        max_tokens=limit,
-        ignored=sifted.ignored_names(),
-    )
+    return generation(_PATH, out, sifted, facts, policy, default_tokens=None)
 
 
 def prompt_fields(sifted: Sifted, facts: ModelFacts, policy: FieldPolicy) -> dict[str, Any]:

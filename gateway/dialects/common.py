@@ -5,14 +5,18 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from gateway.dialects.base import FieldPolicy, ModelFacts
+import orjson
+
+from gateway.dialects.base import EngineCall, FieldPolicy, ModelFacts
 from gateway.errors import ApiError
+from gateway.request.fields import Sifted
 from gateway.request.fields.kinds import as_integer, wrong_type, wrong_value
 
 __all__ = [
     "check_generates",
     "check_model",
     "choices",
+    "generation",
     "stream_wishes",
     "texts_or_tokens",
     "token_limit",
@@ -179,3 +183,55 @@ def _tokens(tokens: list[Any], param: str, facts: ModelFacts) -> list[int]:
             raise wrong_value(param, f"a list of token ids from 0 to {highest}")
         checked.append(number)
     return checked
+
+
+def generation(
+    path: str,
+    out: dict[str, Any],
+    sifted: Sifted,
+    facts: ModelFacts,
+    policy: FieldPolicy,
+    *,
+    default_tokens: int | None,
+    prompts: int = 1,
+) -> EngineCall:
+    """
+    Finish the engine's request for text: what every dialect that generates has in common.
+
+    Args:
+        path: Path on the engine.
+        out: What the dialect made of the body; completed in place.
+        sifted: The body's fields.
+        facts: What is known of the model.
+        policy: The operator's choices.
+        default_tokens: Tokens when no limit was asked; `None` for as many as fit.
+        prompts: Prompts in the request.
+
+    Raises:
+        ApiError: 400, for the fields that are read here.
+    """
+    stream, include_usage = stream_wishes(sifted.translate)
+    wanted = choices(sifted.translate, facts, policy)
+    if wanted > 1:
+        out["n"] = wanted
+    limit = token_limit(sifted.translate, facts, policy, default=default_tokens)
+    out["max_tokens"] = limit
+    if not policy.cache_prompt:
+        out["cache_prompt"] = False
+    out["stream"] = True
+    # A reply that is assembled here needs the usage as well.
+    out["stream_options"] = {"include_usage": include_usage or not stream}
+    out["return_progress"] = True
+    return EngineCall(
+        path=path,
+        body=orjson.dumps(out),
+        generates=True,
+        stream=stream,
+        include_usage=include_usage,
+        model=facts.alias,
+        choices=wanted * prompts,
+        prompts=prompts,
+        tasks=wanted * prompts,
+        max_tokens=limit,
+        ignored=sifted.ignored_names(),
+    )

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import orjson
-
 from gateway.dialects.base import Assembler, Dialect, EngineCall, FieldPolicy, ModelFacts
 from gateway.dialects.common import (
     check_generates,
     check_model,
-    choices,
-    stream_wishes,
+    generation,
     texts_or_tokens,
-    token_limit,
 )
 from gateway.errors import sse_error_frame
 from gateway.request.fields import COMPLETIONS, sift
@@ -41,33 +37,12 @@ def build(body: dict[str, Any], facts: ModelFacts, policy: FieldPolicy) -> Engin
     prompt, prompts = texts_or_tokens(
         translate.get("prompt"), "prompt", facts, max_items=MAX_PROMPTS, empty_text=False
     )
-    stream, include_usage = stream_wishes(translate)
-    wanted = choices(translate, facts, policy)
-    limit = token_limit(translate, facts, policy, default=DEFAULT_MAX_TOKENS)
     out: dict[str, Any] = {"model": facts.alias, "prompt": prompt, **sifted.forward}
     if "logprobs" in translate:
         # 0 means "the chosen token only" to OpenAI and "none" to the engine
         out["logprobs"] = max(1, translate["logprobs"])
-    if wanted > 1:
-        out["n"] = wanted
-    out["max_tokens"] = limit
-    if not policy.cache_prompt:
-        out["cache_prompt"] = False
-    out["stream"] = True
-    out["stream_options"] = {"include_usage": include_usage or not stream}
-    out["return_progress"] = True
-    return EngineCall(
-        path=_PATH,
-        body=orjson.dumps(out),
-        generates=True,
-        stream=stream,
-        include_usage=include_usage,
-        model=facts.alias,
-        choices=wanted * prompts,
-        prompts=prompts,
-        tasks=wanted * prompts,
-        max_tokens=limit,
-        ignored=sifted.ignored_names(),
+    return generation(
+        _PATH, out, sifted, facts, policy, default_tokens=DEFAULT_MAX_TOKENS, prompts=prompts
     )
 
 
