@@ -18,7 +18,10 @@ from typing import Any
 
 import orjson
 
-__all__ = ["ERRORS", "ApiError", "ErrorKind", "sse_error_frame"]
+__all__ = ["ERRORS", "RETRY_AFTER_MAX_S", "ApiError", "ErrorKind", "sse_error_frame"]
+
+RETRY_AFTER_MAX_S = 60.0
+"""The longest wait that all OpenAI SDKs honour; 1.x takes a longer one for none at all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,9 +93,20 @@ ERRORS: dict[str, ErrorKind] = {
     "memory_pressure": ErrorKind(
         503, _SERVER, "Too many large requests at once.", retryable=True, close=True
     ),
-    # -- waiting for the engine
+    # -- what a key may spend
     "rate_limit_exceeded": ErrorKind(
-        429, "rate_limit_error", "All slots are busy.", retryable=True
+        429, "rate_limit_error", "Rate limit reached.", retryable=True
+    ),
+    "insufficient_quota": ErrorKind(
+        429, "insufficient_quota", "The token quota of this API key is spent.", retryable=False
+    ),
+    # -- waiting for the engine
+    "queue_wait_too_long": ErrorKind(
+        429,
+        "rate_limit_error",
+        "The wait would be longer than this client has patience for.",
+        hint="Raise X-Max-Queue-Seconds or the client's timeout, or ask for a stream.",
+        retryable=True,
     ),
     "server_overloaded": ErrorKind(503, _SERVER, "The queue is full.", retryable=True),
     "queue_timeout": ErrorKind(503, _SERVER, "No slot became free in time.", retryable=True),
@@ -121,7 +135,9 @@ class ApiError(Exception):
         param: The JSON path of the offending field, such as ``messages[2].content``.
         hint: Replaces the table's hint.
         retry_after_s: Seconds until the same request may pass; sent in whole seconds (at least
-            1, at most 60: OpenAI 1.x ignores longer waits) and in milliseconds.
+            1, at most 60: OpenAI 1.x ignores longer waits) and in milliseconds. A longer wait is
+            not worth an SDK's retry, which would come too early.
+        retryable: Replaces the table's answer to whether a wait can help.
         close: Replaces the table's choice of ending the connection.
 
     Raises:
@@ -136,6 +152,7 @@ class ApiError(Exception):
         param: str | None = None,
         hint: str | None = None,
         retry_after_s: float | None = None,
+        retryable: bool | None = None,
         close: bool | None = None,
     ) -> None:
         kind = ERRORS[code]
@@ -146,6 +163,7 @@ class ApiError(Exception):
         self.param = param
         self.hint = hint or kind.hint
         self.retry_after_s = retry_after_s
+        self.retryable = kind.retryable if retryable is None else retryable
         self.close = kind.close if close is None else close
         super().__init__(code)
 
@@ -160,7 +178,7 @@ class ApiError(Exception):
             "param": self.param,
             "code": self.code,
             "hint": self.hint,
-            "retryable": self.kind.retryable,
+            "retryable": self.retryable,
         }
 
     def body(self) -> bytes:
@@ -173,10 +191,11 @@ class ApiError(Exception):
         if self.status == 401:
             found.append(("WWW-Authenticate", "Bearer"))
         if self.retry_after_s is not None:
-            wait_s = min(max(self.retry_after_s, 0.0), 60.0)
+            wait_s = min(max(self.retry_after_s, 0.0), RETRY_AFTER_MAX_S)
             found.append(("Retry-After", str(max(1, math.ceil(wait_s)))))
             found.append(("retry-after-ms", str(math.ceil(wait_s * 1000))))
-        if not self.kind.retryable:
+        too_long = self.retry_after_s is not None and self.retry_after_s > RETRY_AFTER_MAX_S
+        if too_long or not self.retryable:
             found.append(("x-should-retry", "false"))
         return found
 

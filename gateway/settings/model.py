@@ -309,16 +309,38 @@ class Settings(BaseModel):
         "Requests that may wait for a slot. 0: nobody waits, 429 when all slots are busy.",
     )
     max_queue_per_key: Annotated[int, Whole(1, 1_000_000)] = _set(
-        64, "queue", "Requests of one key that may wait.", enforced=False
+        64, "queue", "Requests of one key that may wait; beyond it they get 429."
     )
     max_queue_wait: Annotated[float, Duration()] = _set(
         300.0, "queue", "Longest wait for a slot; after it the request gets 503."
+    )
+    priority_ageing: Annotated[float, Duration(0.1)] = _set(
+        60.0,
+        "queue",
+        "After this long in the queue a request moves up one priority class "
+        "(batch, normal, high), so that none waits for ever.",
     )
     max_requests_per_minute: Annotated[int, Whole(0, 10_000_000)] = _set(
         100,
         "queue",
         "Requests a key may make in a minute, unless the key says otherwise. 0: no limit.",
-        enforced=False,
+    )
+    max_tokens_per_minute: Annotated[int, Whole(0, 1_000_000_000_000)] = _set(
+        10_000_000,
+        "queue",
+        "Tokens, prompts and answers together, a key may use in a minute, unless the key says "
+        "otherwise. 0: no limit.",
+    )
+    max_tokens_per_day: Annotated[int, Whole(0, 1_000_000_000_000)] = _set(
+        0,
+        "queue",
+        "Tokens a key may use in a day (UTC), unless the key says otherwise. 0: no limit.",
+    )
+    max_concurrent_per_key: Annotated[int, Whole(0, 1_000_000)] = _set(
+        0,
+        "queue",
+        "Requests of a key that may run or wait at the same time, unless the key says otherwise. "
+        "0: no limit.",
     )
     request_timeout: Annotated[float, Duration(1.0)] = _set(
         600.0,
@@ -343,7 +365,9 @@ class Settings(BaseModel):
         4 << 20, "stream", "What is held for one reader that is slower than the engine."
     )
     stream_memory: Annotated[int, Size(1 << 20)] = _set(
-        256 << 20, "stream", "The same for all readers together.", enforced=False
+        256 << 20,
+        "stream",
+        "The same for all readers together; above it the one furthest behind is cut.",
     )
     client_stall_timeout: Annotated[float, Duration(0.1)] = _set(
         30.0, "stream", "How long a reader with a full buffer may stand still before it is cut."
