@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     )
     from backend.extra_args import refuse_extra_args
     from backend.gpu import Gpu, read_gpus
+    from backend.inquiry import busy_slots
     from backend.probe import Probe, ProbeReady, probe_engine
     from backend.rundir import RunDir
     from backend.rundir import default_path as default_run_dir
@@ -72,6 +73,7 @@ __all__ = [
     "UnixAddress",
     "build",
     "build_command",
+    "busy_slots",
     "default_run_dir",
     "engine_threads",
     "find",
@@ -120,6 +122,7 @@ _HOMES = {
     "UnixAddress": "address",
     "build": "supply.engine",
     "build_command": "command",
+    "busy_slots": "inquiry",
     "engine_threads": "cores",
     "default_run_dir": "rundir:default_path",
     "find": "supply.engine",

@@ -300,6 +300,17 @@ def count_text(prompt: Any) -> int:
     return max(1, len(prompt)) if isinstance(prompt, list) else 1
 
 
+def text_tokens(content: Any) -> list[int]:
+    """As many made-up tokens as `count_text` counts; of a list, the numbers as they are and the
+    tokens of its texts, all in one.
+    """
+    if isinstance(content, list):
+        return [token for each in content for token in text_tokens(each)]
+    if isinstance(content, int):
+        return [content]
+    return list(range(count_text(content)))
+
+
 def _choice_count(body: Json, options: MockOptions) -> int:
     asked = body.get("n")
     count = asked if isinstance(asked, int) else 1

@@ -10,7 +10,14 @@ from collections.abc import Callable
 import orjson
 
 from backend.mock import wire
-from backend.mock.answer import Refused, chat_answer, count_chat, digest, text_answer
+from backend.mock.answer import (
+    Refused,
+    chat_answer,
+    count_chat,
+    digest,
+    text_answer,
+    text_tokens,
+)
 from backend.mock.generate import Generation
 from backend.mock.http import Connection, Request
 from backend.mock.options import MockOptions
@@ -46,6 +53,7 @@ class MockEngine:
             "/v1/rerank": self._rerank,
             "/v1/reranking": self._rerank,
             "/v1/chat/completions/input_tokens": self._count,
+            "/tokenize": self._tokenize,
         }
 
     # --- connections
@@ -177,7 +185,7 @@ class MockEngine:
         try:
             if await generation.before_slot():
                 return
-            async with self._slots.hold(slots):
+            async with self._slots.hold(slots, generation.linger_s):
                 await generation.run()
             self._stats.finished += 1
         except asyncio.CancelledError:
@@ -191,6 +199,10 @@ class MockEngine:
     def _count(self, connection: Connection, body: Json) -> None:
         payload = {"input_tokens": count_chat(body), "object": "response.input_tokens"}
         connection.reply(200, orjson.dumps(payload))
+
+    def _tokenize(self, connection: Connection, body: Json) -> None:
+        tokens = text_tokens(body["content"]) if "content" in body else []
+        connection.reply(200, orjson.dumps({"tokens": tokens}))
 
     def _embeddings(self, connection: Connection, body: Json) -> None:
         if not self._options.embeddings:

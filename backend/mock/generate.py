@@ -62,6 +62,11 @@ class Generation:
         self._refuse(payload)
         return True
 
+    @property
+    def linger_s(self) -> float:
+        """Seconds that its slots stay busy after the client has left."""
+        return self._scenario.linger_ms / 1000
+
     async def run(self) -> None:
         """Answer in full."""
         await (self._stream() if self._answer.stream else self._whole())

@@ -30,6 +30,7 @@ a request scripts its own answer by a line in its last user message or prompt:
   hang_after=N      send nothing more after N tokens
   cut_after=N       drop the connection after N bytes of body
   once=NAME         crash, hang, error or cut only the first time NAME is seen, restarts included
+  linger_ms=F       keep the slot so much longer after the client has left
   split=N           send the body in pieces of N bytes
   ping              send an SSE comment before the first token
   say=TEXT          the answer; takes the rest of the line
@@ -63,6 +64,7 @@ class Scenario:
     hang_after: int | None = None
     cut_after: int | None = None
     once: str | None = None
+    linger_ms: float = 0.0
     split: int | None = None
     ping: bool = False
     say: str | None = None
@@ -80,7 +82,7 @@ _FAULTS = (
 )
 _FLAGS = ("crash_head", "hang_head", "ping")
 _TEXTS = ("finish", "tool_args", "error", "crash", "once", "say")
-_FLOATS = ("delay_ms", "prefill_ms")
+_FLOATS = ("delay_ms", "linger_ms", "prefill_ms")
 _NAMES = frozenset(each.name for each in fields(Scenario))
 _MARK = "mock:"
 _DEFAULT = Scenario()

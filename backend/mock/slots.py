@@ -22,27 +22,48 @@ class Slots:
         return len(self._queue)
 
     @asynccontextmanager
-    async def hold(self, count: int) -> AsyncIterator[None]:
-        """Wait for *count* slots, keep them until the block ends."""
-        granted = asyncio.get_running_loop().create_future()
+    async def hold(self, count: int, linger_s: float = 0.0) -> AsyncIterator[None]:
+        """Wait for *count* slots, keep them until the block ends.
+
+        A block that is cancelled keeps them *linger_s* longer, as the real server does until the
+        batch ends in which it could notice.
+        """
+        loop = asyncio.get_running_loop()
+        granted: asyncio.Future[None] = loop.create_future()
         entry = (count, granted)
         self._queue.append(entry)
         self._grant()
         self._on_change()
+        keep_s = 0.0
         try:
             await granted
             yield
+        except asyncio.CancelledError:
+            keep_s = linger_s
+            raise
         finally:
-            if granted.done() and not granted.cancelled():
-                self.used -= count
+            if granted.cancelled():
+                self._drop(entry)
+            elif keep_s > 0:
+                loop.call_later(keep_s, self._release, count)
             else:
-                self._queue.remove(entry)
-            self._grant()
-            self._on_change()
+                self._release(count)
+
+    def _drop(self, entry: tuple[int, asyncio.Future[None]]) -> None:
+        if entry in self._queue:
+            self._queue.remove(entry)
+        self._release(0)
+
+    def _release(self, count: int) -> None:
+        self.used -= count
+        self._grant()
+        self._on_change()
 
     def _grant(self) -> None:
         while self._queue and self.used + self._queue[0][0] <= self.total:
             count, granted = self._queue.popleft()
+            if granted.cancelled():  # its client left a moment ago
+                continue
             self.used += count
             self.most_used = max(self.most_used, self.used)
             granted.set_result(None)

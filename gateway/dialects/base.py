@@ -84,6 +84,8 @@ class EngineCall:
     0: it takes none."""
     max_tokens: int | None = None
     """Most tokens one choice may have; `None` where nothing is generated."""
+    open_ended: bool = False
+    """The client set no token limit: `max_tokens` is the most there could be, not a wish."""
     ignored: tuple[str, ...] = ()
     """Names for `x-ignored-params`: printable ASCII without comma, bounded in count and length."""
 

@@ -84,6 +84,14 @@ def token_limit(
     highest = facts.context_tokens
     if policy.max_tokens_cap is not None:
         highest = min(highest, policy.max_tokens_cap)
+    limit = _asked_limit(translate)
+    if limit is None:
+        limit = highest if default is None else default
+    return max(1, min(limit, highest))
+
+
+def _asked_limit(translate: dict[str, Any]) -> int | None:
+    """The smallest limit the client set; `None`: it set none."""
     limit: int | None = None
     for name in _LIMIT_NAMES:
         asked = translate.get(name)
@@ -92,9 +100,7 @@ def token_limit(
         if asked < 1:
             raise wrong_value(name, "at least 1")
         limit = asked if limit is None else min(limit, asked)
-    if limit is None:
-        limit = highest if default is None else default
-    return max(1, min(limit, highest))
+    return limit
 
 
 def choices(translate: dict[str, Any], facts: ModelFacts, policy: FieldPolicy) -> int:
@@ -233,5 +239,6 @@ def generation(
         prompts=prompts,
         tasks=wanted * prompts,
         max_tokens=limit,
+        open_ended=default_tokens is None and _asked_limit(sifted.translate) is None,
         ignored=sifted.ignored_names(),
     )

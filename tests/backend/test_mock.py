@@ -7,6 +7,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -258,6 +259,21 @@ async def test_counting_agrees_with_usage(mock):
     assert json.loads(counted)["input_tokens"] == json.loads(reply)["usage"]["prompt_tokens"]
 
 
+@pytest.mark.parametrize("prompt", ["one two three", "", [5, 6], ["a b", "c"]])
+async def test_tokenizing_a_prompt_agrees_with_usage(mock, prompt):
+    first = prompt[0] if isinstance(prompt, list) and isinstance(prompt[0], str) else prompt
+    asked = {"content": first, "add_special": True, "parse_special": True}
+    _, answer = await mock.post("/tokenize", asked)
+    _, reply = await mock.post("/v1/completions", {"prompt": prompt, "max_tokens": 1})
+    assert len(json.loads(answer)["tokens"]) == json.loads(reply)["usage"]["prompt_tokens"]
+
+
+async def test_tokenizing_joins_texts_and_numbers(mock):
+    _, answer = await mock.post("/tokenize", {"content": ["one two", 7, "three"]})
+    assert json.loads(answer) == {"tokens": [0, 1, 7, 0]}
+    assert json.loads((await mock.post("/tokenize", {}))[1]) == {"tokens": []}
+
+
 async def test_schema_answers_fit_the_schema(mock):
     schema = {"type": "object", "properties": {"name": {"type": "string"}, "n": {"enum": [4]}}}
     asked = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
@@ -464,6 +480,38 @@ async def test_several_choices_take_several_slots(mock):
     async with mock.client() as client:
         await client.send("POST", "/v1/chat/completions", streamed("mock: hang_after=0", n=2))
         assert (await mock.stats(active=2))["active"] == 2
+
+
+async def test_a_slot_can_linger_after_its_client_has_left(mock):
+    async with mock.client() as client:
+        body = streamed("mock: hang_after=0 linger_ms=60000")
+        await client.send("POST", "/v1/chat/completions", body)
+        await mock.stats(active=1)
+    stats = await mock.stats(abandoned=1, open=0)
+    assert stats["active"] == 1
+    async with mock.client() as client:
+        _, _, page = await client.call("GET", "/slots")
+    assert [slot["is_processing"] for slot in json.loads(page)] == [True, False]
+
+
+async def test_nobody_is_let_into_a_slot_that_lingers(mock):
+    async with mock.client() as client:
+        body = streamed("mock: hang_after=0 linger_ms=100", n=2)
+        await client.send("POST", "/v1/chat/completions", body)
+        await mock.stats(active=2)
+        async with mock.client() as second:
+            await second.send("POST", "/v1/chat/completions", streamed("mock: hang_after=0"))
+            await mock.stats(waiting=1)
+            client.writer.close()
+            left_s = time.monotonic()
+            assert (await second.head())[0] == 200
+            assert time.monotonic() - left_s >= 0.1
+            assert (await mock.stats(active=1, waiting=0))["max_active"] == 2
+
+
+async def test_an_answer_that_ends_does_not_linger(mock):
+    await mock.post("/v1/chat/completions", chat("mock: linger_ms=60000"))
+    assert (await mock.stats(finished=1))["active"] == 0
 
 
 async def test_connections_are_kept_and_end_where_the_real_ones_do(directory):

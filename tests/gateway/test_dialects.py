@@ -136,6 +136,17 @@ def test_the_smallest_limit_counts_and_the_context_bounds_it(body, limit):
     assert "max_completion_tokens" not in sent(call)
 
 
+def test_a_limit_that_nobody_set_is_open_ended():
+    assert chat().open_ended
+    assert chat(max_tokens=None, n_predict=-1).open_ended
+    assert chat(policy=FieldPolicy(max_tokens_cap=10)).open_ended
+    assert not chat(max_tokens=5).open_ended
+    assert not chat(max_completion_tokens=10**6).open_ended
+    # OpenAI's default of 16 is a limit.
+    assert not build("/v1/completions", prompt="a").open_ended
+    assert not build("/v1/embeddings", input="a").open_ended
+
+
 def test_an_operators_cap_bounds_the_limit():
     policy = FieldPolicy(max_tokens_cap=10)
     assert chat(policy=policy).max_tokens == 10
