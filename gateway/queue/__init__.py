@@ -1,0 +1,1 @@
+"""Who goes next, and when: the queue in front of the engine's slots."""

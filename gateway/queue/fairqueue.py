@@ -1,0 +1,303 @@
+"""PURE. Who waits for the engine's slots, who goes next, who is refused.
+
+The order, the most urgent first:
+1. tickets that want no slot: they hold nobody up, and go as soon as there is an engine;
+2. tickets that were let in before and did not get what for (`again`), first come, first served;
+3. the classes high, normal, batch. The higher one always goes first, but whoever has waited
+   `ageing_s` moves up one class, and after as long again one more: none starves;
+4. within a class weighted fair between keys (`shares.py`), within a key first come, first served.
+
+The next one in this order may want more slots than are free. Nobody passes it then, else requests
+for many slots would wait for ever.
+
+The bound. Let all tickets want one slot of k, be of one class, and let someone always wait. Let L
+be the longest time a request holds a slot, and l_g the longest of key g. A ticket of key f with
+weight w_f, whose own requests ahead of it (waiting, or charged and not yet paid for by the turns
+of others) sum up to A slot-seconds, waits at most
+
+    A * W / (w_f * k)  +  L  +  (sum of l_g over the other waiting keys) / k
+
+where W is the sum of the weights of f and these keys. The first term is the fair share: the time
+in which A is served at the rate of the share. Why: while it waits all k slots are busy, so k times
+the wait is the work done meanwhile. That is the rest of what was running (at most k * L), the
+key's own A, and for each other key what was started with a tag not above the ticket's: A * w_g /
+w_f and one request, because a request is started before its length counts. For a key that comes
+fresh A is 0. Wrong estimates add at most M, the longest time that was estimated: another key can
+be ahead only by what is given back for its requests that were running when the virtual time last
+moved, at most k of M each. Underestimates add nothing for others: who runs longer is charged.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from dataclasses import dataclass
+from typing import Literal
+
+from gateway.queue.shares import Shares
+from gateway.queue.ticket import PRIORITIES, Priority, Ticket
+
+__all__ = ["PRIORITIES", "FairQueue", "Full", "Place", "Priority", "Ticket"]
+
+_NO_SLOT = -2
+_AGAIN = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Full:
+    """No place left: in the whole queue, or for this key."""
+
+    scope: Literal["total", "key"]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a ticket stands.
+
+    Attributes:
+        position: From 1.
+        ahead_s: Estimated slot-seconds of those that wait ahead of it.
+    """
+
+    position: int
+    ahead_s: float
+
+
+@dataclass(slots=True)
+class _Waiting:
+    number: int
+    line: int  # _NO_SLOT, _AGAIN or the index of the class it waits in now
+
+
+class FairQueue:
+    """The tickets that wait.
+
+    Time (`now`) is in seconds on a monotonic clock, never less than in the last call.
+
+    Args:
+        max_waiting: Tickets that may wait in total; 0 refuses all that are not exempt.
+        max_waiting_per_key: Tickets that may wait for one key.
+        ageing_s: Seconds after which a ticket moves up one class; above 0.
+
+    Raises:
+        ValueError: A value is out of its range.
+    """
+
+    def __init__(self, *, max_waiting: int, max_waiting_per_key: int, ageing_s: float) -> None:
+        if max_waiting < 0 or max_waiting_per_key < 0 or not ageing_s > 0:
+            raise ValueError("the bounds are not negative, and ageing takes time")
+        self._max_waiting = max_waiting
+        self._max_waiting_per_key = max_waiting_per_key
+        self._ageing_s = ageing_s
+        self._waiting: dict[Ticket, _Waiting] = {}
+        self._by_key: Counter[str] = Counter()
+        self._by_priority: Counter[str] = Counter()
+        self._no_slot: OrderedDict[Ticket, None] = OrderedDict()
+        self._again: OrderedDict[Ticket, None] = OrderedDict()
+        self._classes = tuple(Shares() for _ in PRIORITIES)
+        # Who waits in a class below the first, by the class it came from and the one it is in. All
+        # of one such list age in the order of arrival, which is the order of the list. Higher
+        # steps come after lower ones, so that one look may move a ticket up twice.
+        self._ageing: dict[tuple[int, int], OrderedDict[Ticket, None]] = {
+            (origin, line): OrderedDict()
+            for origin in range(1, len(PRIORITIES))
+            for line in range(origin, 0, -1)
+        }
+        self._arrivals = 0
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def __repr__(self) -> str:
+        classes = ", ".join(f"{self._by_priority[name]} {name}" for name in PRIORITIES)
+        return f"<FairQueue {len(self)} waiting: {classes}>"
+
+    def waiting_of(self, key: str) -> int:
+        """Tickets of *key* that wait."""
+        return self._by_key[key]
+
+    def waiting_in(self, priority: Priority) -> int:
+        """Tickets that wait and were offered in the class *priority*."""
+        return self._by_priority[priority]
+
+    def would_refuse(self, key: str) -> Full | None:
+        """What a ticket of *key* would be refused for now."""
+        if self._by_key[key] >= self._max_waiting_per_key:
+            return Full("key")
+        if len(self._waiting) >= self._max_waiting:
+            return Full("total")
+        return None
+
+    def offer(self, ticket: Ticket, now: float) -> Full | None:
+        """Let *ticket* wait.
+
+        A ticket that was granted may be offered once more; it is charged nothing for the first
+        time, unless it was settled before.
+
+        Returns:
+            None, or why it may not wait.
+
+        Raises:
+            ValueError: It waits already.
+        """
+        if ticket in self._waiting:
+            raise ValueError(f"{ticket!r} waits already")
+        if not (ticket.again or ticket.exempt) and (full := self.would_refuse(ticket.key)):
+            return full
+        self.settle(ticket, 0.0)
+        ticket.arrived_s = now
+        self._arrivals += 1
+        self._count(ticket, 1)
+        self._enter(ticket, self._arrivals, _line_of(ticket))
+        return None
+
+    def withdraw(self, ticket: Ticket) -> bool:
+        """Give up the place of *ticket*; safe at any time and twice.
+
+        Returns:
+            Whether it was waiting.
+        """
+        if ticket not in self._waiting:
+            return False
+        self._leave(ticket)
+        self._forget_idle()
+        return True
+
+    def grant(self, free: int, capacity: int, now: float) -> list[Ticket]:
+        """Let in as many as there is room for.
+
+        Args:
+            free: Slots that are free.
+            capacity: Slots there are; 0 lets nobody in.
+            now: Seconds on the monotonic clock.
+
+        Returns:
+            Those let in, in order. Each holds `min(ticket.slots, capacity)` slots and is to be
+            settled when it ends.
+        """
+        if capacity <= 0:
+            return []
+        granted = list(self._no_slot)
+        for ticket in granted:
+            self._leave(ticket)
+        self._age(now)
+        while (ticket := self._next(now)) is not None:
+            slots = min(ticket.slots, capacity)
+            if slots > free:
+                break
+            free -= slots
+            self._take(ticket, slots, now)
+            granted.append(ticket)
+        self._forget_idle()
+        return granted
+
+    def settle(self, ticket: Ticket, actual_s: float) -> None:
+        """Charge the slot-seconds that a granted ticket really took.
+
+        Counts once. Ignored for a ticket that was not granted here, or whose class has had nobody
+        waiting since.
+        """
+        any(shares.settle(ticket, actual_s) for shares in self._classes)
+
+    def clear(self) -> list[Ticket]:
+        """Send all away.
+
+        Returns:
+            Those that waited, in order.
+        """
+        waited = self._order(None)
+        for ticket in waited:
+            self._leave(ticket)
+        self._forget_idle()
+        return waited
+
+    def forecast(self, now: float) -> dict[Ticket, Place]:
+        """Where everybody stands, in O(n log n).
+
+        This is the order in which `grant` would let them in at this moment. Who comes, leaves,
+        ages or ends later changes it.
+        """
+        self._age(now)
+        places: dict[Ticket, Place] = {}
+        ahead_s = 0.0
+        for position, ticket in enumerate(self._order(now), 1):
+            places[ticket] = Place(position, ahead_s)
+            ahead_s += ticket.cost_s
+        return places
+
+    def _order(self, now: float | None) -> list[Ticket]:
+        order = [*self._no_slot, *self._again]
+        for priority, shares in zip(PRIORITIES, self._classes, strict=True):
+            ahead = [ticket for ticket in self._again if ticket.priority == priority]
+            order += shares.order(ahead, now)
+        return order
+
+    def _next(self, now: float) -> Ticket | None:
+        if self._again:
+            return next(iter(self._again))
+        for shares in self._classes:
+            if shares:
+                return shares.peek(now)
+        return None
+
+    def _take(self, ticket: Ticket, slots: int, now: float) -> None:
+        line = self._waiting[ticket].line
+        if line == _AGAIN:
+            self._classes[PRIORITIES.index(ticket.priority)].charge(ticket, slots, now)
+        else:
+            self._classes[line].charge(ticket, slots, now, in_turn=True)
+        self._leave(ticket)
+
+    def _age(self, now: float) -> None:
+        """Move up who has waited long enough."""
+        for (origin, line), waiting in self._ageing.items():
+            wait_s = self._ageing_s * (origin - line + 1)
+            while waiting:
+                ticket = next(iter(waiting))
+                if now - ticket.arrived_s < wait_s:
+                    break
+                number = self._waiting[ticket].number
+                self._exit(ticket)
+                self._enter(ticket, number, line - 1)
+
+    def _leave(self, ticket: Ticket) -> None:
+        self._exit(ticket)
+        self._count(ticket, -1)
+
+    def _enter(self, ticket: Ticket, number: int, line: int) -> None:
+        self._waiting[ticket] = _Waiting(number, line)
+        if line == _NO_SLOT:
+            self._no_slot[ticket] = None
+        elif line == _AGAIN:
+            self._again[ticket] = None
+        else:
+            self._classes[line].add(ticket, number)
+            if line > 0:
+                self._ageing[PRIORITIES.index(ticket.priority), line][ticket] = None
+
+    def _exit(self, ticket: Ticket) -> None:
+        line = self._waiting.pop(ticket).line
+        if line == _NO_SLOT:
+            del self._no_slot[ticket]
+        elif line == _AGAIN:
+            del self._again[ticket]
+        else:
+            self._classes[line].remove(ticket)
+            if line > 0:
+                del self._ageing[PRIORITIES.index(ticket.priority), line][ticket]
+
+    def _count(self, ticket: Ticket, by: int) -> None:
+        for counter, name in ((self._by_key, ticket.key), (self._by_priority, ticket.priority)):
+            counter[name] += by
+            if not counter[name]:
+                del counter[name]
+
+    def _forget_idle(self) -> None:
+        for shares in self._classes:
+            if not shares:
+                shares.forget()
+
+
+def _line_of(ticket: Ticket) -> int:
+    if ticket.slots == 0:
+        return _NO_SLOT
+    return _AGAIN if ticket.again else PRIORITIES.index(ticket.priority)
