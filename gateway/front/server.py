@@ -8,10 +8,11 @@ the sake of these hooks):
   ``header_block_bytes``; a connection that sends nothing is closed after the same time;
 - a client that sends so many requests ahead that aiohttp would stop reading is cut: with reading
   stopped its leaving could not be noticed, and its slot would be held to the end;
-- a reader that accepts nothing for ``client_stall_s`` while our buffer is full is cut;
+- a reader that lags gets bounded memory and bounded patience, see `gateway.front.outlet`;
 - what the parser rejects is answered in our JSON and never logged with its bytes: the raw line may
   hold somebody's key;
-- connections are bounded, in total and for each address;
+- connections are bounded, in total and for each address; those on which no request has passed the
+  key check yet may be half of the total at most, so that strangers cannot shut out everybody else;
 - no ``Server`` header.
 """
 
@@ -35,6 +36,7 @@ from aiohttp.web_response import Response, StreamResponse
 from aiohttp.web_server import Server
 
 from gateway.errors import ApiError
+from gateway.front.outlet import Crowd, Outlet, OutletLimits
 
 __all__ = ["FrontProtocol", "FrontRequest", "FrontServer", "ServerLimits"]
 
@@ -55,9 +57,21 @@ class ServerLimits:
     headers: int = 100
     header_block_bytes: int = 32 << 10
     stream_buffer_bytes: int = 4 << 20
+    stream_memory_bytes: int = 256 << 20
+    """For all slow readers together; each connection may hold 64 KiB besides."""
     client_stall_s: float = 30.0
     connections: int = 10_000
     connections_per_address: int = 256
+
+    @property
+    def strangers(self) -> int:
+        """Connections on which no request has passed the key check yet."""
+        return max(self.connections // 2, 1)
+
+    @property
+    def outlet(self) -> OutletLimits:
+        """Bounds on one reader."""
+        return OutletLimits(self.stream_buffer_bytes, self.client_stall_s)
 
 
 class FrontRequest(BaseRequest):
@@ -84,14 +98,17 @@ class FrontProtocol(RequestHandler):
 
     __slots__ = (
         "_body_bytes",
-        "_drain_listener",
         "_front",
         "_head_bytes",
         "_head_timer",
+        "_known",
         "_last_payload",
         "_peer",
-        "_stall_timer",
+        "outlet",
     )
+
+    outlet: Outlet
+    """The writing side; there from the first moment of the connection on."""
 
     def __init__(self, front: FrontServer, **kwargs: Any) -> None:
         super().__init__(front, **kwargs)
@@ -99,10 +116,9 @@ class FrontProtocol(RequestHandler):
         self._body_bytes: int | None = None
         self._head_bytes = 0
         self._head_timer: asyncio.TimerHandle | None = None
-        self._stall_timer: asyncio.TimerHandle | None = None
         self._last_payload: StreamReader | None = None
-        self._drain_listener: Callable[[bool], None] | None = None
         self._peer = ""
+        self._known = False
 
     # -- connections
 
@@ -111,20 +127,23 @@ class FrontProtocol(RequestHandler):
         socket = cast(asyncio.Transport, transport)  # uvloop's is one in all but name
         peer = socket.get_extra_info("peername")
         self._peer = peer[0] if isinstance(peer, tuple) else "local"
-        high = self._front.limits.stream_buffer_bytes
-        socket.set_write_buffer_limits(high=high, low=max(high - (64 << 10), 0))
+        self.outlet = Outlet(socket, self._front.crowd, self._front.limits.outlet, self._loop)
         if not self._front.admit(self._peer):
             socket.abort()
             return
         self._arm_head_timer()
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        self._front.forget(self._peer)
+        self._front.forget(self._peer, stranger=not self._known)
         self._disarm_head_timer()
-        if self._stall_timer is not None:
-            self._stall_timer.cancel()
-        self._drain_listener = None
+        self.outlet.lost()
         super().connection_lost(exc)
+
+    def note_authenticated(self) -> None:
+        """A request on this connection passed the key check: it is no stranger's any more."""
+        if not self._known:
+            self._known = True
+            self._front.vouched()
 
     @property
     def is_idle(self) -> bool:
@@ -243,29 +262,11 @@ class FrontProtocol(RequestHandler):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        if self._drain_listener is not None:
-            self._drain_listener(True)
-        self._stall_timer = self._loop.call_later(
-            self._front.limits.client_stall_s, self._client_stalled
-        )
+        self.outlet.pause()
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        if self._stall_timer is not None:
-            self._stall_timer.cancel()
-            self._stall_timer = None
-        if self._drain_listener is not None:
-            self._drain_listener(False)
-
-    def on_drain(self, listener: Callable[[bool], None] | None) -> None:
-        """Tell *listener* True when our buffer is full, False when there is room again."""
-        self._drain_listener = listener
-
-    def _client_stalled(self) -> None:
-        self._stall_timer = None
-        self._front.stalled()
-        if self.transport is not None:
-            self.transport.abort()
+        self.outlet.resume()
 
 
 class FrontServer(Server):
@@ -275,7 +276,9 @@ class FrontServer(Server):
         handler: Answers one request.
         rejected: Makes the reply for what never became a request.
         unparsed: Told the peer and the error of a head that was refused unread; gives a request id.
-        stalled: Called for each reader that was cut.
+        stalled: Called for each reader that was cut because it stood still.
+        crowded: Called for each that was cut because all readers together left too much; as
+            *stalled* when not given.
         limits: See `ServerLimits`.
         trusted: Proxies in front of us, exempt from the bound for each address.
     """
@@ -288,16 +291,24 @@ class FrontServer(Server):
         unparsed: Callable[[str, ApiError], str],
         stalled: Callable[[], None],
         limits: ServerLimits,
+        crowded: Callable[[], None] | None = None,
         trusted: Container[str] = (),
     ) -> None:
         super().__init__(handler, request_factory=self._front_request, handler_cancellation=True)
         self.limits = limits
         self.rejected = rejected
         self._unparsed = unparsed
-        self.stalled = stalled
+        self.crowd = Crowd(
+            limits.stream_memory_bytes,
+            self._loop,
+            on_stalled=stalled,
+            on_crowded=crowded or stalled,
+        )
         self._trusted = trusted
         self._addresses: Counter[str] = Counter()
         self.open_connections = 0
+        self.strangers = 0
+        """Open connections on which no request has passed the key check yet."""
         self._options: dict[str, Any] = {
             "keepalive_timeout": limits.keepalive_s,
             "max_line_size": limits.request_line_bytes,
@@ -319,15 +330,22 @@ class FrontServer(Server):
         """Count a connection in; False when it is one too many."""
         self._addresses[peer] += 1
         self.open_connections += 1
-        if self.open_connections > self.limits.connections:
+        self.strangers += 1
+        limits = self.limits
+        if self.open_connections > limits.connections or self.strangers > limits.strangers:
             return False
         if peer in self._trusted:
             return True
-        return self._addresses[peer] <= self.limits.connections_per_address
+        return self._addresses[peer] <= limits.connections_per_address
 
-    def forget(self, peer: str) -> None:
+    def vouched(self) -> None:
+        """A stranger has shown a key."""
+        self.strangers -= 1
+
+    def forget(self, peer: str, *, stranger: bool) -> None:
         """Count a connection out."""
         self.open_connections -= 1
+        self.strangers -= stranger
         self._addresses[peer] -= 1
         if self._addresses[peer] <= 0:
             del self._addresses[peer]

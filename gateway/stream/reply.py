@@ -4,7 +4,7 @@ Rules:
 - `commit` sends the status line; before it any failure is a clean status, after it the only honest
   failure is an error frame. It is put off to the first event, or to the first heartbeat;
 - event bytes go straight to the client's transport: one write, no task, no copy but the chunk
-  framing;
+  framing; only those for a reader that lags are kept by its `Outlet`;
 - a heartbeat is an SSE comment, never a nameless event: those crash SDKs. None is sent between two
   pieces of an event;
 - a stream that failed closes its connection;
@@ -14,12 +14,12 @@ Rules:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 
 from aiohttp.http import HttpVersion11
 from aiohttp.web_response import StreamResponse
 from multidict import CIMultiDict
 
+from gateway.front.outlet import DrainListener
 from gateway.front.server import FrontRequest
 
 __all__ = ["StreamReply"]
@@ -37,6 +37,7 @@ class StreamReply:
 
     def __init__(self, request: FrontRequest, headers: CIMultiDict[str]) -> None:
         self._request = request
+        self._outlet = request.front.outlet
         self._headers = headers
         self._response: StreamResponse | None = None
         self._transport: asyncio.Transport | None = None
@@ -54,14 +55,14 @@ class StreamReply:
         """Whether the status line is out."""
         return self._response is not None
 
-    async def commit(self, on_drain: Callable[[bool], None] | None = None) -> None:
+    async def commit(self, on_drain: DrainListener | None = None) -> None:
         """Send status 200 and the headers; the second time only *on_drain* is taken note of.
 
         Args:
             on_drain: Told True when the client's buffer is full, False when it has room again.
         """
         if on_drain is not None:
-            self._request.front.on_drain(on_drain)
+            self._outlet.on_drain(on_drain)
         if self._response is not None or self._abandoned:
             return
         response = self._response = StreamResponse(status=200, headers=self._headers)
@@ -80,13 +81,19 @@ class StreamReply:
             return
         self.bytes_out += len(events)
         if self._chunked:
-            transport.write(b"%x\r\n%b\r\n" % (len(events), events))
+            events = b"%x\r\n%b\r\n" % (len(events), events)
+        if self._outlet.slow:
+            self._outlet.keep(events)
         else:
             transport.write(events)
 
+    def comment(self, comment: bytes) -> None:
+        """Send a whole SSE comment: it keeps proxies and clients waiting."""
+        self.write(comment)
+
     def heartbeat(self) -> None:
-        """Send a comment that keeps proxies and clients waiting."""
-        self.write(_HEARTBEAT)
+        """Send a comment that says nothing."""
+        self.comment(_HEARTBEAT)
 
     def abandon(self) -> None:
         """Never commit after this: the request gets another reply."""
@@ -96,7 +103,9 @@ class StreamReply:
         """End the reply where its framing says."""
         response = self._response
         assert response is not None, "a reply ends after it was committed to"
-        self._request.front.on_drain(None)
+        self._transport = None  # the end may have to wait; nothing is written behind it
+        self._outlet.on_drain(None)
+        self._outlet.hand_over()
         await response.write_eof()
         return response
 
