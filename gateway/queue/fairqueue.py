@@ -34,9 +34,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from gateway.queue.shares import Shares
-from gateway.queue.ticket import PRIORITIES, Priority, Ticket
+from gateway.queue.ticket import PRIORITIES, Ticket
 
-__all__ = ["PRIORITIES", "FairQueue", "Full", "Place", "Priority", "Ticket"]
+__all__ = ["PRIORITIES", "FairQueue", "Full", "Place", "Ticket"]
 
 _NO_SLOT = -2
 _AGAIN = -1
@@ -103,9 +103,15 @@ class FairQueue:
             for line in range(origin, 0, -1)
         }
         self._arrivals = 0
+        self._cost_s = 0.0
 
     def __len__(self) -> int:
         return len(self._waiting)
+
+    @property
+    def waiting_cost_s(self) -> float:
+        """Estimated slot-seconds of all that wait."""
+        return self._cost_s
 
     def __repr__(self) -> str:
         classes = ", ".join(f"{self._by_priority[name]} {name}" for name in PRIORITIES)
@@ -115,7 +121,7 @@ class FairQueue:
         """Tickets of *key* that wait."""
         return self._by_key[key]
 
-    def waiting_in(self, priority: Priority) -> int:
+    def waiting_in(self, priority: str) -> int:
         """Tickets that wait and were offered in the class *priority*."""
         return self._by_priority[priority]
 
@@ -146,8 +152,8 @@ class FairQueue:
         self.settle(ticket, 0.0)
         ticket.arrived_s = now
         self._arrivals += 1
-        self._count(ticket, 1)
         self._enter(ticket, self._arrivals, _line_of(ticket))
+        self._count(ticket, 1)
         return None
 
     def withdraw(self, ticket: Ticket) -> bool:
@@ -177,10 +183,10 @@ class FairQueue:
         if capacity <= 0:
             return []
         granted = list(self._no_slot)
-        for ticket in granted:
-            self._leave(ticket)
+        for unhindered in granted:
+            self._leave(unhindered)
         self._age(now)
-        while (ticket := self._next(now)) is not None:
+        while ticket := self._next(now):
             slots = min(ticket.slots, capacity)
             if slots > free:
                 break
@@ -286,6 +292,8 @@ class FairQueue:
                 del self._ageing[PRIORITIES.index(ticket.priority), line][ticket]
 
     def _count(self, ticket: Ticket, by: int) -> None:
+        # Nobody waiting is exactly 0, so that rounding errors do not add up for ever.
+        self._cost_s = max(self._cost_s + by * ticket.cost_s, 0.0) if self._waiting else 0.0
         for counter, name in ((self._by_key, ticket.key), (self._by_priority, ticket.priority)):
             counter[name] += by
             if not counter[name]:

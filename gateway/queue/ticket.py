@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
 
-__all__ = ["PRIORITIES", "Priority", "Ticket"]
+__all__ = ["PRIORITIES", "Ticket"]
 
-Priority = Literal["high", "normal", "batch"]
-
-PRIORITIES: tuple[Priority, ...] = ("high", "normal", "batch")
+PRIORITIES = ("high", "normal", "batch")
 """The classes, the most urgent first."""
 
 
@@ -18,7 +15,7 @@ class Ticket:
 
     Args:
         key: On whose account the slots are taken.
-        priority: The class the request belongs to.
+        priority: The class the request belongs to, one of `PRIORITIES`.
         weight: The key's share against other keys of the class; above 0.
         slots: Slots wanted; more than there are means all of them, 0 waits only for an engine that
             serves.
@@ -49,7 +46,7 @@ class Ticket:
         self,
         key: str,
         *,
-        priority: Priority = "normal",
+        priority: str = "normal",
         weight: float = 1.0,
         slots: int = 1,
         cost_s: float = 1.0,

@@ -1,0 +1,154 @@
+"""PURE. How long work takes, learned from the requests that finished.
+
+Averages are exponentially weighted over the last some dozens of requests, and plain means until
+there are so many. A rate is the average time divided by the average number of tokens: long requests
+count for more than short ones, as they do for whoever waits behind them.
+"""
+
+from __future__ import annotations
+
+import math
+
+__all__ = ["ServiceRates"]
+
+_MEMORY = 32  # requests; each new one counts for at least 1/32
+
+# Until something was measured: a small model on a CPU, rather too slow than too fast.
+_GUESS_PROMPT_S = 0.002  # per token
+_GUESS_COMPLETION_S = 0.05  # per token
+_GUESS_COMPLETION_TOKENS = 128.0
+
+_MOST_S = 3600.0  # no estimate is longer, and no single measurement counts for more
+
+
+class _Average:
+    __slots__ = ("count", "value")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.value = 0.0
+
+    def note(self, value: float) -> None:
+        self.count = min(self.count + 1, _MEMORY)
+        self.value += (value - self.value) / self.count
+
+
+class _Rate:
+    """Seconds per token."""
+
+    __slots__ = ("_guess_s", "seconds", "tokens")
+
+    def __init__(self, guess_s: float) -> None:
+        self._guess_s = guess_s
+        self.seconds = _Average()
+        self.tokens = _Average()
+
+    def note(self, seconds: float, tokens: int) -> None:
+        if tokens > 0:
+            self.seconds.note(seconds)
+            self.tokens.note(tokens)
+
+    @property
+    def value(self) -> float:
+        if not self.tokens.count:
+            return self._guess_s
+        return self.seconds.value / self.tokens.value
+
+
+class ServiceRates:
+    """What requests took, and what one will probably take."""
+
+    def __init__(self) -> None:
+        self._prompt = _Rate(_GUESS_PROMPT_S)
+        self._completion = _Rate(_GUESS_COMPLETION_S)
+        self._completion_tokens = _Average()
+        self._slot = _Average()
+
+    def __repr__(self) -> str:
+        return (
+            f"<ServiceRates {self._prompt.value:.3g} s per prompt token,"
+            f" {self._completion.value:.3g} s per token, {self.mean_s:.3g} s per request>"
+        )
+
+    @property
+    def known(self) -> bool:
+        """Whether anything was measured."""
+        return self._slot.count > 0
+
+    @property
+    def mean_s(self) -> float:
+        """Slot-seconds of a request, on average; above 0 while nothing is known."""
+        if not self.known:
+            return _GUESS_COMPLETION_S * _GUESS_COMPLETION_TOKENS
+        return self._slot.value
+
+    def note(
+        self,
+        *,
+        slot_s: float,
+        prompt_tokens: int,
+        completion_tokens: int,
+        prompt_ms: float | None,
+        predicted_ms: float | None,
+    ) -> None:
+        """Learn from a request that ran to its end.
+
+        Without the engine's timings all the time counts for the completion, or for the prompt if
+        there is no completion. What is not a sane measurement is ignored.
+
+        Args:
+            slot_s: Slots times the seconds they were held.
+            prompt_tokens: Tokens of the prompts, those from the engine's cache included.
+            completion_tokens: Tokens generated; 0 for embeddings and the like.
+            prompt_ms: Milliseconds the engine read the prompt for.
+            predicted_ms: Milliseconds the engine generated for.
+        """
+        if not _sane(slot_s):
+            return
+        slot_s = min(slot_s, _MOST_S)
+        self._slot.note(slot_s)
+        if completion_tokens > 0:
+            self._completion_tokens.note(completion_tokens)
+        prompt_s = _seconds(prompt_ms)
+        predicted_s = _seconds(predicted_ms)
+        if predicted_s is None:
+            predicted_s = max(slot_s - (prompt_s or 0.0), 0.0)
+        if prompt_s is None and completion_tokens <= 0:
+            prompt_s = slot_s
+        if prompt_s is not None:
+            self._prompt.note(prompt_s, prompt_tokens)
+        self._completion.note(predicted_s, completion_tokens)
+
+    def expect_s(self, *, prompt_tokens: int, max_tokens: int | None, tasks: int) -> float:
+        """Estimate the slot-seconds of a request.
+
+        Clients allow far more tokens than they get, so a completion is expected to be of average
+        length, or as long as is allowed if that is less.
+
+        Args:
+            prompt_tokens: Tokens of all prompts together.
+            max_tokens: Tokens each task may generate: 0 for embeddings and the like, None for as
+                many as fit.
+            tasks: Generations the request makes.
+
+        Returns:
+            Seconds, from a millisecond to an hour.
+        """
+        usual = self._completion_tokens
+        completion_tokens = usual.value if usual.count else _GUESS_COMPLETION_TOKENS
+        if max_tokens is not None:
+            completion_tokens = min(completion_tokens, max_tokens)
+        expected_s = (
+            prompt_tokens * self._prompt.value + tasks * completion_tokens * self._completion.value
+        )
+        return min(max(expected_s, 0.001), _MOST_S)
+
+
+def _sane(value: float) -> bool:
+    return math.isfinite(value) and value >= 0
+
+
+def _seconds(milliseconds: float | None) -> float | None:
+    if milliseconds is None or not _sane(milliseconds):
+        return None
+    return min(milliseconds / 1000.0, _MOST_S)
