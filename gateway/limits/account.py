@@ -1,0 +1,199 @@
+"""PURE. The books of one key: its buckets, its requests in flight, its tokens of the day.
+
+An account is changed by the ledger alone. Days are told apart by a number that the ledger counts
+up at each new day; an account that has not been opened since is brought up to date when it is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gateway.limits.gcra import Gcra, Taken, TooLarge
+from gateway.limits.standing import Gauge, LimitName, Refusal
+from keys import Limits
+
+__all__ = ["Account", "Ask", "Holding"]
+
+_IN_FLIGHT_RETRY_S = 1.0
+"""When requests in flight end is not known here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What one HTTP request wants, and when.
+
+    Args:
+        requests: Generations, at least 1.
+        tokens: Prompt and completion tokens, at least 0.
+        now: Seconds on the monotonic clock.
+        day_left_s: Seconds until the day's counters begin anew.
+    """
+
+    requests: int
+    tokens: int
+    now: float
+    day_left_s: float
+
+
+@dataclass(slots=True, eq=False)
+class Holding:
+    """What an account has handed out for one request and may get back."""
+
+    requests: int
+    tokens: int
+    day: int
+    rate: Taken | None
+    token_rate: Taken | None
+
+
+class Account:
+    """
+    One key's books.
+
+    Args:
+        day: The number of the day it is opened on.
+    """
+
+    __slots__ = ("day", "held_today", "in_use", "requests", "tokens", "used_today")
+
+    def __init__(self, day: int) -> None:
+        self.requests = Gcra()
+        self.tokens = Gcra()
+        self.in_use = 0
+        self.day = day
+        self.used_today = 0
+        self.held_today = 0
+
+    def __repr__(self) -> str:
+        return f"<Account {self.in_use} in use, {self.used_today} tokens today>"
+
+    def on_day(self, day: int) -> None:
+        """Begin a new day if *day* is not the one the counters are of."""
+        if day != self.day:
+            self.day, self.used_today, self.held_today = day, 0, 0
+
+    def refusal(self, ask: Ask, limits: Limits) -> Refusal | None:
+        """The refusal that lasts longest, if any limit refuses; changes nothing."""
+        found = (
+            _rate_refusal("requests", self.requests, ask.requests, limits.requests_per_minute, ask),
+            _rate_refusal("tokens", self.tokens, ask.tokens, limits.tokens_per_minute, ask),
+            self._crowded(ask, limits.concurrency),
+            self._day_spent(ask, limits.tokens_per_day),
+        )
+        return max((one for one in found if one is not None), key=_lasts_s, default=None)
+
+    def _crowded(self, ask: Ask, limit: int | None) -> Refusal | None:
+        if limit is None or self.in_use + ask.requests <= limit:
+            return None
+        retry_after_s = None if ask.requests > limit else _IN_FLIGHT_RETRY_S
+        left = max(0, limit - self.in_use)
+        return Refusal("concurrency", retry_after_s, limit, ask.requests, left)
+
+    def _day_spent(self, ask: Ask, limit: int | None) -> Refusal | None:
+        if limit is None or self.used_today + self.held_today + ask.tokens <= limit:
+            return None
+        retry_after_s: float | None = ask.day_left_s
+        if ask.tokens > limit:
+            retry_after_s = None
+        elif self.used_today + ask.tokens <= limit:
+            # Only held by requests in flight, which seldom use all that they hold.
+            retry_after_s = min(_IN_FLIGHT_RETRY_S, ask.day_left_s)
+        return Refusal("tokens_per_day", retry_after_s, limit, ask.tokens, self._day_left(limit))
+
+    def _day_left(self, limit: int) -> int:
+        return max(0, limit - self.used_today - self.held_today)
+
+    def hand_out(self, ask: Ask, limits: Limits) -> Holding:
+        """Take what `refusal` said nothing against."""
+        holding = Holding(
+            requests=ask.requests,
+            tokens=ask.tokens,
+            day=self.day,
+            rate=_taken(self.requests, ask.requests, limits.requests_per_minute, ask.now),
+            token_rate=_taken(self.tokens, ask.tokens, limits.tokens_per_minute, ask.now),
+        )
+        self.in_use += ask.requests
+        self.held_today += ask.tokens
+        return holding
+
+    def lower(self, holding: Holding, tokens: int) -> None:
+        """Give back what *holding* has beyond *tokens*."""
+        surplus = holding.tokens - tokens
+        if surplus <= 0:
+            return
+        holding.tokens = tokens
+        if holding.token_rate is not None:
+            self.tokens.give_back(holding.token_rate, surplus)
+        if holding.day == self.day:
+            self.held_today -= surplus
+
+    def take_back(self, holding: Holding, *, counts: bool, used: int, now: float) -> None:
+        """End *holding*; to be called once.
+
+        Args:
+            holding: From `hand_out`.
+            counts: Whether the requests themselves count.
+            used: Tokens really used, at least 0; may be more than were held.
+            now: Seconds on the monotonic clock; only matters if more were used than held.
+        """
+        self.in_use -= holding.requests
+        if holding.rate is not None:
+            if not counts:
+                self.requests.give_back(holding.rate, holding.requests)
+            self.requests.close(holding.rate)
+        self.lower(holding, used)
+        if holding.token_rate is not None:
+            self.tokens.close(holding.token_rate)
+            if used > holding.tokens:
+                excess = used - holding.tokens
+                self.tokens.charge(excess, holding.token_rate.per_minute, now)
+        if holding.day == self.day:
+            self.held_today -= holding.tokens
+            self.used_today += used
+
+    def rate_gauges(self, limits: Limits, now: float) -> tuple[Gauge | None, Gauge | None]:
+        """Requests per minute, tokens per minute."""
+        return (
+            _rate_gauge(self.requests, limits.requests_per_minute, now),
+            _rate_gauge(self.tokens, limits.tokens_per_minute, now),
+        )
+
+    def day_gauge(self, limit: int | None, day_left_s: float) -> Gauge | None:
+        """Tokens per day."""
+        if limit is None:
+            return None
+        untouched = not (self.used_today or self.held_today)
+        return Gauge(limit, self._day_left(limit), 0.0 if untouched else day_left_s)
+
+    def forgettable(self, now: float) -> bool:
+        """Whether a new account would answer every question the same way."""
+        full = self.requests.tat_s <= now and self.tokens.tat_s <= now
+        return full and not (self.in_use or self.used_today or self.held_today)
+
+
+def _lasts_s(refusal: Refusal) -> float:
+    return float("inf") if refusal.retry_after_s is None else refusal.retry_after_s
+
+
+def _rate_refusal(
+    name: LimitName, bucket: Gcra, cost: int, per_minute: int | None, ask: Ask
+) -> Refusal | None:
+    verdict = None if per_minute is None else bucket.check(cost, per_minute, ask.now)
+    if per_minute is None or verdict is None:
+        return None
+    retry_after_s = None if isinstance(verdict, TooLarge) else verdict.retry_after_s
+    return Refusal(name, retry_after_s, per_minute, cost, bucket.remaining(per_minute, ask.now))
+
+
+def _taken(bucket: Gcra, cost: int, per_minute: int | None, now: float) -> Taken | None:
+    if per_minute is None:
+        return None
+    taken = bucket.take(cost, per_minute, now)
+    assert isinstance(taken, Taken)
+    return taken
+
+
+def _rate_gauge(bucket: Gcra, per_minute: int | None, now: float) -> Gauge | None:
+    if per_minute is None:
+        return None
+    return Gauge(per_minute, bucket.remaining(per_minute, now), bucket.reset_s(now))

@@ -1,0 +1,148 @@
+"""PURE. The generic cell rate algorithm: a rate limit in one number.
+
+The number is the theoretical arrival time (ATM Forum, Traffic Management 4.1, 4.4.2): the moment at
+which everything taken so far has been earned again. A whole minute's worth may come at once; after
+that, each unit has to be earned at the limit's pace.
+
+What was taken may turn out to be less, long after it was taken. Moving the arrival time back by the
+difference would be wrong: what time has earned back meanwhile would be given twice, and more than
+the limit could be spent. So each open `Taken` carries a floor, the arrival time of a bucket that
+was full right after it and saw everything that came since. The arrival time never moves back beyond
+it, and ends exactly where it would be had the smaller amount been taken in the first place.
+
+Rules:
+- the limit is an argument of each call, so it may change without forgetting what was spent: who
+  has used half a minute's worth has still used half of it;
+- what comes back, comes back at the pace at which it was taken;
+- older open takings have floors at least as high as newer ones. One whose floor has reached the
+  arrival time has been earned back in full, as all older ones have: they leave the list.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+__all__ = ["WINDOW_S", "Gcra", "Taken", "TooLarge", "Wait"]
+
+WINDOW_S = 60.0
+_SLACK_S = 1e-6
+"""Sums of floats differ by nanoseconds from the numbers they stand for; never adds up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Not now: the same request passes after so many seconds, if nobody else came."""
+
+    retry_after_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class TooLarge:
+    """Never: it costs more than a full minute's worth."""
+
+
+@dataclass(slots=True, eq=False)
+class Taken:
+    """Something taken that may still come back; made by `Gcra.take`."""
+
+    cost: float
+    per_minute: int
+    floor_s: float = -math.inf
+
+
+class Gcra:
+    """
+    One limit's state.
+
+    Taking costs O(open takings); the rest of the calls O(1) but for `give_back`.
+
+    Args:
+        tat_s: The theoretical arrival time to start from, on the clock of the calls' `now`.
+    """
+
+    __slots__ = ("_open", "tat_s")
+
+    def __init__(self, tat_s: float = -math.inf) -> None:
+        self.tat_s = tat_s
+        self._open: dict[Taken, None] = {}
+
+    def __repr__(self) -> str:
+        return f"<Gcra full at {self.tat_s:.3f}, {len(self._open)} open>"
+
+    def check(self, cost: float, per_minute: int, now: float) -> Wait | TooLarge | None:
+        """Whether *cost* could be taken now; changes nothing.
+
+        Args:
+            cost: Units, at least 0.
+            per_minute: The limit, at least 1; also the most that may come at once.
+            now: Seconds; never less than in the last call.
+
+        Returns:
+            None if it could. After exactly the wait it can, if nobody else came.
+        """
+        if cost > per_minute:
+            return TooLarge()
+        short_s = _seconds(cost, per_minute) - (WINDOW_S - self.reset_s(now))
+        return Wait(short_s) if short_s > _SLACK_S else None
+
+    def take(self, cost: float, per_minute: int, now: float) -> Taken | Wait | TooLarge:
+        """Take *cost*, or nothing at all; arguments and refusals as for `check`."""
+        refused = self.check(cost, per_minute, now)
+        if refused is not None:
+            return refused
+        self._add(_seconds(cost, per_minute), now)
+        taken = Taken(cost, per_minute)
+        self._open[taken] = None
+        return taken
+
+    def charge(self, cost: float, per_minute: int, now: float) -> None:
+        """Take *cost* whether or not it is there: what was spent, was spent."""
+        self._add(_seconds(cost, per_minute), now)
+
+    def give_back(self, taken: Taken, cost: float) -> None:
+        """Make *taken* smaller by *cost*, at most by what is left of it."""
+        cost = min(cost, taken.cost)
+        taken.cost -= cost
+        if taken not in self._open:
+            return
+        back_s = _seconds(cost, taken.per_minute)
+        self.tat_s = max(self.tat_s - back_s, taken.floor_s)
+        for older in self._open:
+            if older is taken:
+                break
+            older.floor_s = max(older.floor_s - back_s, taken.floor_s)
+
+    def close(self, taken: Taken) -> None:
+        """Nothing of *taken* comes back any more; safe to call twice."""
+        self._open.pop(taken, None)
+
+    def remaining(self, per_minute: int, now: float) -> int:
+        """The largest whole cost that could be taken now."""
+        left = int((WINDOW_S - self.reset_s(now)) * per_minute / WINDOW_S)
+        left = max(0, min(left, per_minute))
+        # Division and `check` may round differently; what is told must be what is done.
+        while left < per_minute and self.check(left + 1, per_minute, now) is None:
+            left += 1
+        while left > 0 and self.check(left, per_minute, now) is not None:
+            left -= 1
+        return left
+
+    def reset_s(self, now: float) -> float:
+        """Seconds until a full minute's worth is there again, at least 0."""
+        return max(0.0, self.tat_s - now)
+
+    def _add(self, cost_s: float, now: float) -> None:
+        self.tat_s = max(self.tat_s, now) + cost_s
+        earned = []
+        for taken in self._open:
+            taken.floor_s = max(taken.floor_s, now) + cost_s
+            if taken.floor_s >= self.tat_s:
+                earned.append(taken)
+        for taken in earned:
+            del self._open[taken]
+
+
+def _seconds(cost: float, per_minute: int) -> float:
+    """How long it takes to earn *cost*."""
+    return cost * WINDOW_S / per_minute

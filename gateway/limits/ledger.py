@@ -1,0 +1,191 @@
+"""PURE. What each key has spent, and whether it may spend more.
+
+Rules:
+- checking and taking are one step for all four limits: if one refuses, nothing is taken;
+- a `Reservation` holds what was taken. Leaving it gives everything back but what really counts:
+  the request if the engine was given it, and the tokens that were used;
+- tokens count for the day they were reserved on. A day is a UTC calendar day by the wall clock.
+  If that steps back by up to a day, the later day counts on, so that nobody gets a day twice;
+  if it steps back further it was wrong before: the day is set right, and what was used stays used;
+- rates go by the monotonic clock;
+- limits are looked up at each request, so a reload changes them without forgetting anything.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from gateway.limits.account import Account, Ask, Holding
+from gateway.limits.reservation import Reservation
+from gateway.limits.saved import MAX_KEPT_KEYS, Kept, Saved
+from gateway.limits.standing import Refusal, Standing
+from keys import Limits, Principal
+
+__all__ = ["Ledger", "Refusal", "Reservation", "Standing"]
+
+_DAY_S = 86_400
+_MAX_DEBT_S = 86_400.0
+"""No bucket starts with more debt than a day's, whatever was read."""
+
+
+class Ledger:
+    """
+    The books of all keys.
+
+    Args:
+        defaults: Limits of keys that have none of their own; None in it stands for no limit.
+    """
+
+    def __init__(self, defaults: Limits) -> None:
+        self._defaults = defaults
+        self._accounts: dict[str, Account] = {}
+        self._date = -1  # the day since the epoch that the counters are of
+        self._day = 0  # counts up with each new date
+        self._now = -math.inf
+
+    def __repr__(self) -> str:
+        in_use = sum(account.in_use for account in self._accounts.values())
+        return f"<Ledger {len(self._accounts)} keys, {in_use} requests in use>"
+
+    def __len__(self) -> int:
+        """Keys that something is remembered of."""
+        return len(self._accounts)
+
+    def limits_of(self, principal: Principal) -> Limits:
+        """The limits in force for a key; None in it stands for no limit."""
+        own, default = principal.limits, self._defaults
+        if own == _NOTHING_OF_ITS_OWN:
+            return default
+        return Limits(
+            requests_per_minute=_first(own.requests_per_minute, default.requests_per_minute),
+            tokens_per_minute=_first(own.tokens_per_minute, default.tokens_per_minute),
+            concurrency=_first(own.concurrency, default.concurrency),
+            tokens_per_day=_first(own.tokens_per_day, default.tokens_per_day),
+        )
+
+    def reserve(
+        self, principal: Principal, *, requests: int, tokens: int, now: float, wall: float
+    ) -> Reservation | Refusal:
+        """Take what a request needs from all limits of its key, or nothing from any.
+
+        It is taken from here on, not only inside a ``with``: use the reservation as a context
+        manager at once, or call its `leave`.
+
+        Args:
+            principal: The key.
+            requests: Generations that the HTTP request makes, at least 1; each counts as one.
+            tokens: What it may use, prompt and completion together, at least 0.
+            now: Seconds on the monotonic clock.
+            wall: Seconds since the epoch.
+        """
+        _at_least(requests, 1)
+        _at_least(tokens, 0)
+        ask = self._ask(requests, tokens, now, wall)
+        limits = self.limits_of(principal)
+        account = self._look(principal.key_id)
+        refusal = account.refusal(ask, limits)
+        if refusal is not None:
+            return refusal
+        self._accounts[principal.key_id] = account
+        return Reservation(account, account.hand_out(ask, limits), self._end)
+
+    def glance(self, principal: Principal, now: float, wall: float) -> Refusal | None:
+        """Whether one request of one token would be refused; takes nothing."""
+        ask = self._ask(1, 1, now, wall)
+        return self._look(principal.key_id).refusal(ask, self.limits_of(principal))
+
+    def standing(self, principal: Principal, now: float, wall: float) -> Standing:
+        """Where a key stands, for reply headers and for people."""
+        ask = self._ask(1, 1, now, wall)
+        limits = self.limits_of(principal)
+        account = self._look(principal.key_id)
+        requests, tokens = account.rate_gauges(limits, now)
+        return Standing(
+            limits=limits,
+            requests=requests,
+            tokens=tokens,
+            day=account.day_gauge(limits.tokens_per_day, ask.day_left_s),
+            in_use=account.in_use,
+            tokens_today=account.used_today,
+            tokens_held=account.held_today,
+        )
+
+    def prune(self, now: float, wall: float) -> None:
+        """Forget the keys of which there is nothing to remember. O(keys)."""
+        self._turn_to(now, wall)
+        for key_id in list(self._accounts):
+            if self._look(key_id).forgettable(now):
+                del self._accounts[key_id]
+
+    def state(self, now: float, wall: float) -> dict[str, Any]:
+        """What should survive a restart, as JSON values; of at most `MAX_KEPT_KEYS` keys.
+
+        Tokens of the minute count as far as they are reserved, tokens of the day as far as their
+        requests have ended: after a crash nobody lacks more than a minute's worth.
+        """
+        self._turn_to(now, wall)
+        kept: dict[str, Kept] = {}
+        for key_id in self._accounts:
+            account = self._look(key_id)
+            debt_s = account.tokens.reset_s(now)
+            if debt_s or account.used_today:
+                kept[key_id] = Kept(debt_s, account.used_today)
+                if len(kept) == MAX_KEPT_KEYS:
+                    break
+        return Saved(wall, self._date, kept).as_json()
+
+    def restore(self, state: object, now: float, wall: float) -> None:
+        """Take in what `state` told earlier; the time between counts as passed.
+
+        To be called at the start, before anything is reserved. If the wall clock is behind the
+        one of that time, no time has passed.
+
+        Raises:
+            ValueError: It is not such a state; nothing was taken in.
+        """
+        saved = Saved.from_json(state)
+        self._turn_to(now, wall)
+        if saved.date == self._date + 1:
+            self._date = saved.date  # the clock stepped back over midnight
+        passed_s = max(0.0, wall - saved.wall)
+        for key_id, kept in saved.keys.items():
+            account = self._accounts[key_id] = Account(self._day)
+            account.tokens.tat_s = now + min(max(0.0, kept.debt_s - passed_s), _MAX_DEBT_S)
+            account.used_today = kept.used if saved.date >= self._date else 0
+
+    def _ask(self, requests: int, tokens: int, now: float, wall: float) -> Ask:
+        self._turn_to(now, wall)
+        return Ask(requests, tokens, now, (self._date + 1) * _DAY_S - wall)
+
+    def _turn_to(self, now: float, wall: float) -> None:
+        self._now = max(self._now, now)
+        date = math.floor(wall / _DAY_S)
+        if date > self._date:
+            self._date = date
+            self._day += 1
+        elif date < self._date - 1:
+            self._date = date
+
+    def _look(self, key_id: str) -> Account:
+        account = self._accounts.get(key_id)
+        if account is None:
+            return Account(self._day)
+        account.on_day(self._day)
+        return account
+
+    def _end(self, account: Account, holding: Holding, counts: bool, used: int) -> None:
+        account.on_day(self._day)
+        account.take_back(holding, counts=counts, used=used, now=self._now)
+
+
+_NOTHING_OF_ITS_OWN = Limits()
+
+
+def _first(own: int | None, default: int | None) -> int | None:
+    return default if own is None else own
+
+
+def _at_least(number: int, least: int) -> None:
+    if number < least:
+        raise ValueError(f"must be at least {least}, not {number}")

@@ -1,0 +1,55 @@
+"""PURE. How a refusal of the ledger is told to the client, in the words OpenAI uses."""
+
+from __future__ import annotations
+
+from gateway.errors import ApiError
+from gateway.limits.standing import Refusal
+
+__all__ = ["as_error"]
+
+
+def as_error(refusal: Refusal, *, in_flight_retry_s: float) -> ApiError:
+    """
+    The error of a refusal.
+
+    Args:
+        refusal: What the ledger said.
+        in_flight_retry_s: Seconds until a request in flight may have ended.
+    """
+    limit, asked, left = refusal.limit_value, refusal.requested, refusal.remaining
+    if refusal.limit == "tokens_per_day":
+        return _quota(refusal)
+    if refusal.retry_after_s is None:
+        return ApiError(
+            "rate_limit_exceeded",
+            f"Request too large for this API key's limit of {refusal.limit.replace('_', ' ')}: "
+            f"limit {limit}, requested {asked}.",
+            hint="Ask for fewer tokens (max_tokens) or fewer answers in one request.",
+            retryable=False,
+        )
+    if refusal.limit == "concurrency":
+        return ApiError(
+            "rate_limit_exceeded",
+            f"This API key may have {limit} requests at a time; {limit - left} are in progress.",
+            retry_after_s=in_flight_retry_s,
+        )
+    return ApiError(
+        "rate_limit_exceeded",
+        f"Rate limit reached for {refusal.limit} per minute: "
+        f"limit {limit}, remaining {left}, requested {asked}. "
+        f"Please try again in {refusal.retry_after_s:.3f}s.",
+        retry_after_s=refusal.retry_after_s,
+    )
+
+
+def _quota(refusal: Refusal) -> ApiError:
+    """A day's tokens are spent; or only held by requests in flight, which a moment may cure."""
+    soon = refusal.retry_after_s is not None and refusal.retry_after_s <= 1.0
+    return ApiError(
+        "insufficient_quota",
+        f"This API key may use {refusal.limit_value} tokens a day: {refusal.remaining} are left, "
+        f"{refusal.requested} were requested.",
+        hint="The count starts anew at 00:00 UTC; a smaller max_tokens needs less of it.",
+        retry_after_s=refusal.retry_after_s if soon else None,
+        retryable=soon,
+    )
