@@ -308,7 +308,7 @@ def text_tokens(content: Any) -> list[int]:
         return [token for each in content for token in text_tokens(each)]
     if isinstance(content, int):
         return [content]
-    return list(range(count_text(content)))
+    return list(range(count_text(content))) if content else []
 
 
 def _choice_count(body: Json, options: MockOptions) -> int:

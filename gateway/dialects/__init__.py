@@ -12,11 +12,21 @@ from gateway.dialects.base import (
 )
 from gateway.dialects.chat import CHAT_DIALECT
 from gateway.dialects.completions import COMPLETIONS_DIALECT
-from gateway.dialects.counting import CHAT_COUNT_DIALECT
+from gateway.dialects.counting import CHAT_COUNT_DIALECT, CountCall, Counted, count_call
 from gateway.dialects.embeddings import EMBEDDINGS_DIALECT
 from gateway.dialects.rerank import RERANK_DIALECT
 
-__all__ = ["DIALECTS", "Assembler", "Dialect", "EngineCall", "FieldPolicy", "ModelFacts"]
+__all__ = [
+    "DIALECTS",
+    "Assembler",
+    "CountCall",
+    "Counted",
+    "Dialect",
+    "EngineCall",
+    "FieldPolicy",
+    "ModelFacts",
+    "count_call",
+]
 
 DIALECTS: dict[str, Dialect] = {
     dialect.path: dialect

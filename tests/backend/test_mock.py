@@ -259,7 +259,7 @@ async def test_counting_agrees_with_usage(mock):
     assert json.loads(counted)["input_tokens"] == json.loads(reply)["usage"]["prompt_tokens"]
 
 
-@pytest.mark.parametrize("prompt", ["one two three", "", [5, 6], ["a b", "c"]])
+@pytest.mark.parametrize("prompt", ["one two three", " ", [5, 6], ["a b", "c"]])
 async def test_tokenizing_a_prompt_agrees_with_usage(mock, prompt):
     first = prompt[0] if isinstance(prompt, list) and isinstance(prompt[0], str) else prompt
     asked = {"content": first, "add_special": True, "parse_special": True}
@@ -269,8 +269,8 @@ async def test_tokenizing_a_prompt_agrees_with_usage(mock, prompt):
 
 
 async def test_tokenizing_joins_texts_and_numbers(mock):
-    _, answer = await mock.post("/tokenize", {"content": ["one two", 7, "three"]})
-    assert json.loads(answer) == {"tokens": [0, 1, 7, 0]}
+    _, answer = await mock.post("/tokenize", {"content": ["", -1, "one two", 7, "three"]})
+    assert json.loads(answer) == {"tokens": [-1, 0, 1, 7, 0]}
     assert json.loads((await mock.post("/tokenize", {}))[1]) == {"tokens": []}
 
 
