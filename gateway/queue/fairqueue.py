@@ -10,21 +10,25 @@ The order, the most urgent first:
 The next one in this order may want more slots than are free. Nobody passes it then, else requests
 for many slots would wait for ever.
 
-The bound. Let all tickets want one slot of k, be of one class, and let someone always wait. Let L
-be the longest time a request holds a slot, and l_g the longest of key g. A ticket of key f with
-weight w_f, whose own requests ahead of it (waiting, or charged and not yet paid for by the turns
-of others) sum up to A slot-seconds, waits at most
+The bound. Let all tickets want one slot of k and be of one class, and let l_g be the longest time
+a request of key g holds its slot, L the longest of all. A ticket of key f with weight w_f waits at
+most
 
-    A * W / (w_f * k)  +  L  +  (sum of l_g over the other waiting keys) / k
+    L  +  A * W / (w_f * k)  +  (sum of l_g over the other keys served meanwhile) / k
 
-where W is the sum of the weights of f and these keys. The first term is the fair share: the time
-in which A is served at the rate of the share. Why: while it waits all k slots are busy, so k times
-the wait is the work done meanwhile. That is the rest of what was running (at most k * L), the
-key's own A, and for each other key what was started with a tag not above the ticket's: A * w_g /
-w_f and one request, because a request is started before its length counts. For a key that comes
-fresh A is 0. Wrong estimates add at most M, the longest time that was estimated: another key can
-be ahead only by what is given back for its requests that were running when the virtual time last
-moved, at most k of M each. Underestimates add nothing for others: who runs longer is charged.
+where W is the sum of the weights of f and these keys, and A the slot-seconds of f's own requests
+that wait ahead of it, plus those it is charged beyond the virtual time (0 for a key that comes
+fresh). So: one request, the fair share of the time that its own earlier requests take, and one
+request of each other key, k at a time. Why: while the ticket waits all slots are busy, so k times
+the wait is the work done meanwhile. That is what was left of the running requests (at most k * L),
+f's own requests (A), and of each other key what was started with a tag not above the ticket's:
+A * w_g / w_f, and one request more, because a request's length is charged after its start.
+
+Wrong estimates add to it:
+- too long, by at most M: at most M. A start can lie behind virtual time only by what was given
+  back for requests that ran when virtual time last moved, and these are at most k;
+- too short: the last term is not divided by k. Another key may start up to k requests before the
+  first one turns out long. From then on it is charged for them as they run.
 """
 
 from __future__ import annotations
@@ -107,6 +111,11 @@ class FairQueue:
 
     def __len__(self) -> int:
         return len(self._waiting)
+
+    @property
+    def accounts(self) -> int:
+        """Keys that are remembered, once for each class; bounded by those that wait or run."""
+        return sum(shares.accounts for shares in self._classes)
 
     @property
     def waiting_cost_s(self) -> float:

@@ -94,7 +94,12 @@ class Shares:
         return self._waiting
 
     def __repr__(self) -> str:
-        return f"<Shares {self._waiting} waiting, {len(self._flows)} accounts>"
+        return f"<Shares {self._waiting} waiting, {self.accounts} accounts>"
+
+    @property
+    def accounts(self) -> int:
+        """Keys that are remembered."""
+        return len(self._flows)
 
     def add(self, ticket: Ticket, number: int) -> None:
         """Let *ticket* wait; *number* is its place in the order of all arrivals."""
