@@ -419,7 +419,7 @@ def test_fifty_clients_on_one_key_get_exactly_what_the_rate_allows() -> None:
     assert gaps == [pytest.approx(1.0, abs=1e-5)] * len(gaps)
 
 
-RPM, TPM, CROWD, DAILY = 60, 120, 12, 400
+RPM, TPM, CROWD, DAILY = 10, 120, 12, 400
 NAMES = ("a", "b", "c")
 
 
@@ -458,20 +458,21 @@ class Model:
         return max(0.0, *waits)
 
 
-@settings(deadline=None, max_examples=25)
-@given(st.randoms(use_true_random=True))
-def test_thousands_of_random_steps_agree_with_the_replay(random: Random) -> None:
+@settings(deadline=None, max_examples=40)
+@given(st.integers(0, 2**32))
+def test_thousands_of_random_steps_agree_with_the_replay(seed: int) -> None:
+    random = Random(seed)
     ledger = Ledger(Limits(RPM, TPM, CROWD, DAILY))
     people = {name: (key(name), Model()) for name in NAMES}
     held: list[tuple[Reservation, Entry, bool]] = []
     now = 0.0
     for _ in range(300):
         # Quarters are exact in binary, and so are both rates: the model needs no tolerance.
-        now += random.choice([0, 0, 0, 1, 4, 40, 40 if random.random() < 0.9 else 150_000]) / 4
+        now += random.choice([0, 0, 0, 1, 4, 20, 20 if random.random() < 0.97 else 150_000]) / 4
         wall = NOON + now
         date = int(wall // DAY)
         who, model = people[random.choice(NAMES)]
-        step = random.choice(["ask", "ask", "ask", "leave", "leave", "lower", "start", "prune"])
+        step = random.choice(["ask"] * 4 + ["start"] * 3 + ["leave"] * 4 + ["lower", "prune"])
         if step == "ask":
             requests, tokens = random.choice([1, 1, 2, 5]), random.choice([0, 1, 10, 40, 119])
             found = ledger.reserve(who, requests=requests, tokens=tokens, now=now, wall=wall)
