@@ -14,6 +14,11 @@ Where no engine is held (a reply in one piece, or the rest of a stream that is c
 reader that takes nothing at all in ``client_stall_s`` is cut. (The kernel takes more from us when a
 third of its send buffer is free, so some 80 KiB in that time count as nothing.)
 
+The kernel cuts a peer that leaves bytes unacknowledged for ``client_stall_s`` (TCP_USER_TIMEOUT),
+and counts a closed window as such. That would cut a slow reader long before its buffer is full, so
+the kernel's patience is switched off while a reader is slow: one that vanished in this state fills
+its buffer or gets to the end of its reply, and then the patience described above runs out.
+
 All slow readers together are held within ``stream_memory_bytes``, see `SlowReaders`. A cut is a
 reset (RST): what the kernel still has to send is dropped, too.
 """
@@ -197,6 +202,7 @@ class Outlet:
             return
         if not self.slow:
             self.slow = True
+            self._set_kernel_patience(0.0)
             self._watch()
         self._measure()
 
@@ -210,10 +216,11 @@ class Outlet:
             piece = self._kept[:mark]
             del self._kept[:mark]
             self._transport.write(piece)
-        if self._paused or self._kept:
+        if self._paused:
             self._measure()
         else:
             self._caught_up()
+            self._set_kernel_patience(self._limits.stall_s)
 
     def lost(self) -> None:
         """The connection is gone."""
@@ -227,9 +234,7 @@ class Outlet:
         if self._gone:
             return
         self.lost()
-        with suppress(OSError, AttributeError):  # no socket any more, or not a TCP one
-            own = self._transport.get_extra_info("socket")
-            own.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        self._set_option(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         self._transport.abort()
 
     # -- states
@@ -257,6 +262,15 @@ class Outlet:
         if self._full:
             self._leave_full()
         self._disarm()
+
+    def _set_kernel_patience(self, seconds: float) -> None:
+        self._set_option(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(1000 * seconds))
+
+    def _set_option(self, level: int, name: int, value: int | bytes) -> None:
+        own = self._transport.get_extra_info("socket")
+        if own is not None:
+            with suppress(OSError):  # closed meanwhile, or not a TCP socket
+                own.setsockopt(level, name, value)
 
     # -- patience
 
