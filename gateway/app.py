@@ -199,6 +199,7 @@ class App:
             now=self.clocks.monotonic(),
             wall_now=self.clocks.wall(),
         )
+        call.request.front.note_authenticated()
         call.principal = principal
         call.record.key_id = principal.key_id
         if route.scope is not None and route.scope not in principal.scopes:

@@ -8,7 +8,10 @@ from multidict import CIMultiDict
 
 from gateway.errors import ApiError
 from gateway.front.server import FrontRequest
+from gateway.limits.ledger import Reservation
 from gateway.observe.accesslog import AccessRecord
+from gateway.queue.admission import Turn
+from gateway.request.patience import Patience
 from keys import Principal
 
 __all__ = ["Call"]
@@ -20,7 +23,18 @@ class Call:
     Owned by the task that handles the request; others may only `kill` it.
     """
 
-    __slots__ = ("_killed", "_task", "headers", "principal", "record", "request")
+    __slots__ = (
+        "_killed",
+        "_task",
+        "headers",
+        "patience",
+        "principal",
+        "record",
+        "request",
+        "reservation",
+        "turn",
+        "waited",
+    )
 
     def __init__(
         self, request: FrontRequest, record: AccessRecord, headers: CIMultiDict[str]
@@ -29,6 +43,14 @@ class Call:
         self.record = record
         self.headers = headers
         self.principal: Principal | None = None
+        self.patience = Patience()
+        """How long its client is willing to wait."""
+        self.turn: Turn | None = None
+        """Its place in the queue, while it has one."""
+        self.waited = False
+        """It has waited for the engine to start; the queue's bounds do not apply any more."""
+        self.reservation: Reservation | None = None
+        """What it may cost its key; None before that is known."""
         self._killed: ApiError | None = None
         self._task = asyncio.current_task()
 

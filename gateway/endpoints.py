@@ -13,11 +13,14 @@ from aiohttp.web_response import Response, StreamResponse
 
 from backend import Gpu, read_gpus
 from gateway.call import Call
+from gateway.clocks import Clocks
 from gateway.errors import ApiError
 from gateway.front.proxies import is_loopback
+from gateway.limits.ledger import Ledger
 from gateway.observe.metrics import Metrics
 from gateway.status import ServiceStatus
 from health import VerdictOptions, answer
+from keys import Principal
 
 __all__ = ["MODELS_PREFIX", "Endpoints"]
 
@@ -36,7 +39,8 @@ class Endpoints:
         metrics: The counters.
         verdicts: The operator's choices about probes.
         reload: Reads the keys file anew; returns how many keys there are and what was wrong.
-        clock: Monotonic seconds.
+        ledger: What each key has spent.
+        clocks: The time.
     """
 
     def __init__(
@@ -48,7 +52,8 @@ class Endpoints:
         metrics: Metrics,
         verdicts: VerdictOptions,
         reload: Callable[[], Awaitable[tuple[int, str | None]]],
-        clock: Callable[[], float],
+        ledger: Ledger,
+        clocks: Clocks,
     ) -> None:
         self._status = status
         self._models = models
@@ -56,7 +61,9 @@ class Endpoints:
         self._metrics = metrics
         self._verdicts = verdicts
         self._reload = reload
-        self._clock = clock
+        self._ledger = ledger
+        self._clocks = clocks
+        self._clock = clocks.monotonic
         self._reloaded_s = float("-inf")
         self._gpus: tuple[Gpu, ...] = ()
         self._gpus_read_s = float("-inf")
@@ -107,7 +114,6 @@ class Endpoints:
     async def info(self, call: Call) -> StreamResponse:
         """GET /info: the model, the engine, and the limits of the key that asks."""
         principal = call.principal
-        limits = principal.limits if principal is not None else None
         return _json(
             call,
             {
@@ -119,12 +125,30 @@ class Endpoints:
                 "key": {
                     "id": principal.key_id if principal is not None else None,
                     "scopes": sorted(principal.scopes) if principal is not None else [],
-                    "limits": {
-                        name: getattr(limits, name) for name in getattr(limits, "__slots__", ())
-                    },
+                    **(self._standing(principal) if principal is not None else {}),
                 },
             },
         )
+
+    def _standing(self, principal: Principal) -> dict[str, Any]:
+        """The limits in force for a key, and what is left of them."""
+        standing = self._ledger.standing(principal, self._clocks.monotonic(), self._clocks.wall())
+        gauges = {
+            "requests_per_minute": standing.requests,
+            "tokens_per_minute": standing.tokens,
+            "tokens_per_day": standing.day,
+        }
+        return {
+            "priority": principal.priority,
+            "weight": principal.weight,
+            "limits": {name: getattr(standing.limits, name) for name in standing.limits.__slots__},
+            "remaining": {
+                name: gauge.remaining if gauge is not None else None
+                for name, gauge in gauges.items()
+            },
+            "in_use": standing.in_use,
+            "tokens_today": standing.tokens_today,
+        }
 
     async def gpu_status(self, call: Call) -> StreamResponse:
         """GET /gpu/status: how busy this box is."""

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from backend import Address, EngineClient, EngineSnapshot, EngineState, Probe, ProbeReady
-from gateway.admission import Admission
 from gateway.dialects.base import ModelFacts
+from gateway.queue.admission import Admission
 from gateway.status import ServiceStatus
 from gateway.tasks import Tasks
 
@@ -136,6 +136,7 @@ class EngineLink:
         client, self.client = self.client, None
         if client is not None:
             client.close()
+        self._admission.settled()  # an engine that ends works for nobody
 
     def _open(self, snapshot: EngineSnapshot) -> None:
         if snapshot.generation == self._generation and self.client is not None:

@@ -6,13 +6,16 @@ within the first second, and until then only this much is loaded.
 
 from __future__ import annotations
 
+import random
 import time
 from dataclasses import dataclass
 
-from gateway.admission import Admission
 from gateway.clocks import Clocks
 from gateway.observe.accesslog import AccessLog
 from gateway.observe.metrics import Metrics
+from gateway.queue.admission import Admission
+from gateway.queue.fairqueue import FairQueue
+from gateway.queue.rates import ServiceRates
 from gateway.settings.model import Settings
 from gateway.status import ServiceStatus
 from health import VerdictOptions
@@ -34,7 +37,18 @@ class Foundation:
 
 def lay_foundation(settings: Settings, access_log: AccessLog, version: str) -> Foundation:
     """Make them; nothing here is slow."""
-    admission = Admission(max_queue=settings.max_queue_size, max_wait_s=settings.max_queue_wait)
+    admission = Admission(
+        FairQueue(
+            max_waiting=settings.max_queue_size,
+            max_waiting_per_key=settings.max_queue_per_key,
+            ageing_s=settings.priority_ageing,
+        ),
+        ServiceRates(),
+        max_queue=settings.max_queue_size,
+        max_wait_s=settings.max_queue_wait,
+        clock=CLOCKS.monotonic,
+        jitter=random.random,
+    )
     status = ServiceStatus(
         admission,
         clock=CLOCKS.monotonic,

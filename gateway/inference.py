@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from aiohttp.web_response import StreamResponse
 
-from gateway.admission import Admission
+from gateway.accounting import note_wait
 from gateway.app import Endpoint
 from gateway.call import Call
 from gateway.dialects.base import Dialect, EngineCall, FieldPolicy, ModelFacts
 from gateway.errors import ApiError
 from gateway.front.body import BodyBudget, BodyRules, check_body_headers, read_body
+from gateway.queue.admission import Admission, Wish
 from gateway.relay import Relay
 from gateway.request.jsonbody import parse
+from gateway.request.patience import patience_of
+from gateway.spending import Spending
 
 __all__ = ["Inference"]
 
@@ -32,6 +36,7 @@ class Inference:
     Args:
         relay: Carries the call.
         admission: Asked to wait for the engine's first start, before the model is known.
+        spending: Reserves what a call may cost its key.
         facts: What is known of the model; None before the engine was ready for the first time.
         policy: The operator's choices about fields.
         rules: What a body may be like.
@@ -40,6 +45,7 @@ class Inference:
 
     relay: Relay
     admission: Admission
+    spending: Spending
     facts: Callable[[], ModelFacts | None]
     policy: FieldPolicy
     rules: BodyRules
@@ -54,30 +60,60 @@ class Inference:
         return answer
 
     async def _answer(self, call: Call, dialect: Dialect) -> StreamResponse:
+        self.spending.glance(call)
+        call.patience = patience_of(call.request.headers)
         check_body_headers(call.request, self.rules.limit_bytes)
         body = await read_body(call.request, self.rules, self.budget)
         try:
             call.record.bytes_in = len(body)
             fields = await self._parse(body)
             streamed = dialect.assembler is not None and fields.get("stream") is True
+            with ExitStack() as held:
 
-            async def plan(patience_s: float) -> EngineCall:
-                made = await self._plan(dialect, fields, len(body), patience_s)
-                self._note(call, made)
-                return made
+                async def plan(patience_s: float) -> EngineCall:
+                    facts = await self._known_facts(call, patience_s)
+                    made = await self._plan(dialect, fields, len(body), facts)
+                    self._note(call, made)
+                    return await self._reserve(call, dialect, fields, made, facts, held)
 
-            return await self.relay.serve(call, dialect, plan, streamed=streamed)
+                response = await self.relay.serve(call, dialect, plan, streamed=streamed)
+            if not streamed:  # the headers are still to be sent: tell what is left after it
+                response.headers.update(self.spending.show(call))
+            return response
         finally:
             self.budget.give(len(body))
 
-    async def _known_facts(self, patience_s: float) -> ModelFacts:
+    async def _known_facts(self, call: Call, patience_s: float) -> ModelFacts:
         facts = self.facts()
         if facts is None:
-            with await self.admission.slots(0, max_wait_s=patience_s):
+            assert call.principal is not None
+            wish = Wish(call.principal.key_id, slots=0, max_wait_s=patience_s)
+            with await self.admission.slots(wish, call) as lease:
+                note_wait(call, lease)
+                call.waited = True
                 facts = self.facts()
         if facts is None:
             raise ApiError("engine_unavailable", retry_after_s=2.0)
         return facts
+
+    async def _reserve(
+        self,
+        call: Call,
+        dialect: Dialect,
+        fields: dict[str, Any],
+        plan: EngineCall,
+        facts: ModelFacts,
+        held: ExitStack,
+    ) -> EngineCall:
+        """Reserve what *plan* may cost; given back when *held* is left."""
+
+        def replan(max_tokens: int) -> EngineCall:
+            cap = min(max_tokens, self.policy.max_tokens_cap or max_tokens)
+            return dialect.build(fields, facts, replace(self.policy, max_tokens_cap=cap))
+
+        plan, reservation = await self.spending.reserve(call, plan, facts, replan)
+        call.reservation = held.enter_context(reservation)
+        return plan
 
     async def _parse(self, body: bytes) -> dict[str, Any]:
         rules = self.rules
@@ -88,10 +124,8 @@ class Inference:
         return await _off_loop_if(len(body) > _OFF_LOOP_BYTES, read)
 
     async def _plan(
-        self, dialect: Dialect, fields: dict[str, Any], size: int, patience_s: float
+        self, dialect: Dialect, fields: dict[str, Any], size: int, facts: ModelFacts
     ) -> EngineCall:
-        facts = await self._known_facts(patience_s)
-
         def build() -> EngineCall:
             return dialect.build(fields, facts, self.policy)
 

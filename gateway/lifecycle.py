@@ -35,13 +35,14 @@ from backend import (
     Supervisor,
 )
 from gateway.access.keywatch import KeyWatch
-from gateway.admission import Admission
 from gateway.app import App
 from gateway.engine_link import EngineLink
 from gateway.errors import ApiError
 from gateway.front.listener import BACKLOG
 from gateway.front.server import FrontServer
+from gateway.limits.keeper import LedgerKeeper
 from gateway.observe.accesslog import AccessLog
+from gateway.queue.admission import Admission
 from gateway.status import ServiceStatus
 from gateway.tasks import Tasks
 
@@ -85,6 +86,7 @@ class Parts:
     tasks: Tasks
     access_log: AccessLog
     keywatch: KeyWatch | None
+    keeper: LedgerKeeper
     prepare: Callable[[], EngineCommand]
     """Finds engine and model; slow, runs in a thread.
 
@@ -121,6 +123,7 @@ class Lifecycle:
         parts.tasks.spawn(self._beat(), "beat")
         if parts.keywatch is not None:
             parts.tasks.spawn(parts.keywatch.run(), "keywatch")
+        parts.tasks.spawn(parts.keeper.run(), "keeper")
         parts.tasks.spawn(self._bring_up(), "bring-up")
         try:
             await self._stop.wait()
@@ -130,6 +133,7 @@ class Lifecycle:
             server.close()
             await parts.front.shutdown(_FLUSH_S)
             await parts.tasks.stop()
+            await parts.keeper.save()
             parts.access_log.close()
         _log.info("stopped with exit code %d", self._exit_code)
         return self._exit_code

@@ -20,11 +20,11 @@ from backend import (
 from gateway.access.auth import Authenticator, open_principal
 from gateway.access.keywatch import KeyWatch
 from gateway.access.throttle import WrongKeyThrottle
-from gateway.admission import Admission
 from gateway.app import App
 from gateway.call import Call
 from gateway.endpoints import Endpoints
 from gateway.engine_link import EngineLink
+from gateway.engine_slots import SlotWatch
 from gateway.foundation import CLOCKS, Foundation, verdict_options
 from gateway.front.body import BodyBudget
 from gateway.front.cors import CorsPolicy
@@ -33,14 +33,21 @@ from gateway.front.proxies import TrustedProxies
 from gateway.front.server import FrontServer
 from gateway.inference import Inference
 from gateway.lifecycle import Parts
+from gateway.limits.journal import Journal
+from gateway.limits.keeper import LedgerKeeper
+from gateway.limits.ledger import Ledger
 from gateway.observe.metrics import Metrics
 from gateway.preparation import prepare_engine
+from gateway.prompt_counter import PromptCounter
+from gateway.queue.admission import Admission
 from gateway.relay import Relay
 from gateway.routes import ROUTE_NAMES, route_patterns, route_table
 from gateway.settings.model import Settings
+from gateway.spending import Spending
 from gateway.tasks import Tasks
 from gateway.wiring import (
     body_rules,
+    default_limits,
     drain_settings,
     field_policy,
     model_alias,
@@ -49,11 +56,14 @@ from gateway.wiring import (
     server_limits,
     supervisor_settings,
 )
+from health import VerdictOptions
 from keys import Keyring, KeyStore
 
 __all__ = ["compose"]
 
 _NO_LIMIT = 1 << 30
+_JOURNAL = "usage.json"
+"""In DATA_DIR: what each key has used."""
 
 
 def compose(
@@ -81,8 +91,15 @@ def compose(
     store = _key_store(settings)
     watch = _key_watch(store, calls, foundation) if store is not None else None
     link = _engine_link(settings, foundation, tasks)
-    inference = _inference(settings, foundation.admission, link, tasks, watch)
-    endpoints = _endpoints(settings, foundation, link, watch)
+    ledger = Ledger(default_limits(settings))
+    keeper = LedgerKeeper(ledger, Journal(settings.data_dir / _JOURNAL), CLOCKS)
+    keeper.restore()
+    SlotWatch(
+        foundation.admission, lambda: link.client, tasks, on_leak=foundation.metrics.slots_leaked
+    )
+    spending = _spending(ledger, foundation, link)
+    inference = _inference(settings, foundation.admission, spending, link, tasks, watch)
+    endpoints = _endpoints(foundation, ledger, link, watch, verdict_options(settings))
     app = _app(settings, foundation, inference, endpoints, store, calls)
     listener = open_listener(
         settings.host, settings.port, vanished_after_s=settings.client_stall_timeout
@@ -99,6 +116,7 @@ def compose(
         tasks=tasks,
         access_log=foundation.access_log,
         keywatch=watch,
+        keeper=keeper,
         prepare=lambda: prepare_engine(settings, environ, run_dir.address, progress),
         supervise=lambda command, on_change: Supervisor(
             command,
@@ -154,9 +172,20 @@ def _engine_link(settings: Settings, foundation: Foundation, tasks: Tasks) -> En
     )
 
 
+def _spending(ledger: Ledger, foundation: Foundation, link: EngineLink) -> Spending:
+    return Spending(
+        ledger=ledger,
+        counter=PromptCounter(lambda: link.client),
+        clocks=CLOCKS,
+        on_refused=foundation.metrics.limit_reached,
+        retry_s=foundation.admission.next_free_s,
+    )
+
+
 def _inference(
     settings: Settings,
     admission: Admission,
+    spending: Spending,
     link: EngineLink,
     tasks: Tasks,
     watch: KeyWatch | None,
@@ -171,6 +200,7 @@ def _inference(
     return Inference(
         relay=relay,
         admission=admission,
+        spending=spending,
         facts=lambda: link.facts,
         policy=field_policy(settings),
         rules=body_rules(settings),
@@ -179,16 +209,21 @@ def _inference(
 
 
 def _endpoints(
-    settings: Settings, foundation: Foundation, link: EngineLink, watch: KeyWatch | None
+    foundation: Foundation,
+    ledger: Ledger,
+    link: EngineLink,
+    watch: KeyWatch | None,
+    verdicts: VerdictOptions,
 ) -> Endpoints:
     return Endpoints(
         status=foundation.status,
         models=link.models,
         created=int(CLOCKS.wall()),
         metrics=foundation.metrics,
-        verdicts=verdict_options(settings),
+        verdicts=verdicts,
         reload=watch.reload if watch is not None else _nothing_to_reload,
-        clock=CLOCKS.monotonic,
+        ledger=ledger,
+        clocks=CLOCKS,
     )
 
 
@@ -232,6 +267,7 @@ def _front(settings: Settings, app: App, metrics: Metrics) -> FrontServer:
         rejected=app.rejected,
         unparsed=app.unparsed,
         stalled=metrics.client_stalled,
+        crowded=metrics.stream_crowded_out,
         limits=server_limits(settings, resource.getrlimit(resource.RLIMIT_NOFILE)[0]),
         trusted=TrustedProxies(settings.trusted_proxies),
     )

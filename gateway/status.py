@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from backend import EngineSnapshot, EngineState
-from gateway.admission import Admission
+from gateway.queue.admission import Admission
 from health import ServiceState, Snapshot
 
 __all__ = ["ServiceStatus"]

@@ -17,10 +17,12 @@ from gateway.front.server import ServerLimits
 from gateway.lifecycle import DrainSettings
 from gateway.relay import RelaySettings
 from gateway.settings.model import Settings
+from keys import Limits
 
 __all__ = [
     "automatic_context",
     "body_rules",
+    "default_limits",
     "drain_settings",
     "engine_settings",
     "field_policy",
@@ -139,6 +141,16 @@ def field_policy(settings: Settings) -> FieldPolicy:
     )
 
 
+def default_limits(settings: Settings) -> Limits:
+    """What a key may spend that has no limits of its own; a setting of 0 means no limit."""
+    return Limits(
+        requests_per_minute=settings.max_requests_per_minute or None,
+        tokens_per_minute=settings.max_tokens_per_minute or None,
+        concurrency=settings.max_concurrent_per_key or None,
+        tokens_per_day=settings.max_tokens_per_day or None,
+    )
+
+
 def body_rules(settings: Settings) -> BodyRules:
     """What a request body may be like."""
     return BodyRules(
@@ -175,6 +187,7 @@ def server_limits(settings: Settings, open_files: int) -> ServerLimits:
         headers=settings.max_headers,
         header_block_bytes=settings.max_header_block_size,
         stream_buffer_bytes=settings.stream_buffer_bytes,
+        stream_memory_bytes=settings.stream_memory,
         client_stall_s=settings.client_stall_timeout,
         connections=settings.max_connections or max(min(10_000, open_files - 128), 16),
         connections_per_address=settings.max_connections_per_address or 1 << 30,

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 __all__ = [
     "AUTH_FAILURE_REASONS",
     "ENGINE_EXIT_CAUSES",
+    "LIMIT_NAMES",
     "OTHER",
     "REJECT_REASONS",
     "STATUS_CLASSES",
@@ -27,6 +28,7 @@ REJECT_REASONS = (
     "remote_media",
     "quarantined",
     "overload",
+    "limit",
 )
 """Why a request was turned away before the engine saw it."""
 
@@ -52,6 +54,9 @@ ENGINE_EXIT_CAUSES = (
     "error",
 )
 
+LIMIT_NAMES = ("requests", "tokens", "concurrency", "tokens_per_day")
+"""What a key may spend; as the ledger names them."""
+
 _REASON_OF_CODE = {
     "invalid_http": "invalid_http",
     "http_version": "invalid_http",
@@ -66,6 +71,9 @@ _REASON_OF_CODE = {
     "memory_pressure": "overload",
     "server_overloaded": "overload",
     "queue_timeout": "overload",
+    "queue_wait_too_long": "overload",
+    "rate_limit_exceeded": "limit",
+    "insufficient_quota": "limit",
 }
 OTHER = "other"
 STATUS_CLASSES = ("1xx", "2xx", "3xx", "4xx", "5xx")
@@ -83,8 +91,6 @@ def reject_reason(error_code: str, route: str, model: str | None) -> str | None:
     if error_code == "request_timeout":
         # A body is read only after the path was found.
         return "header_timeout" if route == OTHER else "body_timeout"
-    if error_code == "rate_limit_exceeded" and model is not None:
-        return "overload"
     return _REASON_OF_CODE.get(error_code)
 
 

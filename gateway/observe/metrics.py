@@ -30,6 +30,7 @@ from gateway.observe.exposition import (
 from gateway.observe.labels import (
     AUTH_FAILURE_REASONS,
     ENGINE_EXIT_CAUSES,
+    LIMIT_NAMES,
     OTHER,
     REJECT_REASONS,
     STATUS_CLASSES,
@@ -107,7 +108,11 @@ class Metrics:
         self._auth_failures = seeded(AUTH_FAILURE_REASONS)
         self._engine_exits = seeded(ENGINE_EXIT_CAUSES)
         self._upstream: dict[Labels, float] = {("opened",): 0, ("reused",): 0}
+        self._limits_reached = seeded(LIMIT_NAMES)
+        self._retries = 0
         self._client_stalls = 0
+        self._streams_crowded_out = 0
+        self._slot_leaks = 0
         self._keys_reload_errors = 0
         self._loop_stalls = 0
         self._loop_lag_s = 0.0
@@ -147,6 +152,8 @@ class Metrics:
                 bump(self._rejected, reason)
         if record.ttft_s is not None or record.prompt_tokens or record.queue_s:
             self._count_work(record, model)
+        if record.retry_count:
+            self._retries += 1
         if record.key_id is not None:
             self._count_key(record, record.key_id)
 
@@ -169,6 +176,18 @@ class Metrics:
     def client_stalled(self) -> None:
         """Count a stream that was cut because its client did not read."""
         self._client_stalls += 1
+
+    def stream_crowded_out(self) -> None:
+        """Count a stream that was cut because all readers together were too far behind."""
+        self._streams_crowded_out += 1
+
+    def limit_reached(self, limit: str) -> None:
+        """Count a request that a limit of its key refused."""
+        bump(self._limits_reached, limit)
+
+    def slots_leaked(self, count: int) -> None:
+        """Count slots that the engine kept at work for nobody."""
+        self._slot_leaks += count
 
     def keys_reload_failed(self) -> None:
         """Count a keys file that could not be used."""
@@ -281,12 +300,16 @@ class Metrics:
         for name, text, label, values in (
             ("http_rejected", "Requests turned away.", "reason", self._rejected),
             ("auth_failures", "Credentials refused.", "reason", self._auth_failures),
+            ("limits_reached", "Requests refused by a limit.", "limit", self._limits_reached),
             ("engine_exits", "Engine processes that ended.", "cause", self._engine_exits),
             ("upstream_connections", "Connections to the engine.", "how", self._upstream),
         ):
             yield counters(f"gateway_{name}", text, (label,), values)
         for name, text, value in (
             ("client_stalls", "Streams cut because the client did not read.", self._client_stalls),
+            ("streams_crowded_out", "Streams cut for want of memory.", self._streams_crowded_out),
+            ("slot_leaks", "Slots at work for nobody for too long.", self._slot_leaks),
+            ("retries", "Requests that an SDK sent again.", self._retries),
             ("keys_reload_errors", "Keys files that were not usable.", self._keys_reload_errors),
             ("log_dropped", "Log lines that could not be written.", self._log_dropped()),
             ("event_loop_stalls", "Beats that came over 250 ms late.", self._loop_stalls),

@@ -11,10 +11,13 @@ prompt *i // n*.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Tally", "Usage"]
+__all__ = ["Tally", "Usage", "tokens_of_reply"]
+
+_TOTAL = re.compile(rb'"usage":\{[^{}]{0,256}?"total_tokens":([0-9]{1,15})')
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +88,17 @@ class Tally:
 
     def __repr__(self) -> str:
         return f"<Tally {len(self._usage)} reports, {self.total()}>"
+
+
+def tokens_of_reply(body: bytes) -> int:
+    """
+    Tokens of a reply without generation: embeddings, ranks. 0 when it does not say.
+
+    Megabytes of vectors are not parsed for one number; the engine writes JSON without spaces, and
+    nothing of the request comes back in these replies.
+    """
+    found = _TOTAL.search(body)
+    return int(found[1]) if found is not None else 0
 
 
 def _integer(value: object) -> int:

@@ -7,6 +7,7 @@ from contextlib import suppress
 
 from gateway.call import Call
 from gateway.errors import ApiError
+from gateway.stream import comments
 from gateway.stream.pump import Pump
 from gateway.stream.reply import StreamReply
 from gateway.tasks import Tasks
@@ -20,7 +21,7 @@ class StreamWatch:
     """Watches one stream from the moment its request was understood.
 
     Args:
-        call: Killed with `engine_timeout` when the engine falls silent.
+        call: Killed with `engine_timeout` when the engine falls silent; its turn is told.
         reply: Committed to, and kept alive, by comments.
         tasks: Holder of the commit, which a timer cannot await.
         heartbeat_after_s: Silence before the first comment.
@@ -100,11 +101,21 @@ class StreamWatch:
         elif now - self._quiet_since_s() >= self._interval_s:
             self._beat_s = now
             if self._pump is None or not self._pump.events.mid_event:
-                self._reply.heartbeat()
+                self._reply.comment(self._news())
         self._schedule()
+
+    def _news(self) -> bytes:
+        """What there is to tell somebody who waits."""
+        place = self._call.turn.place() if self._call.turn is not None else None
+        if place is not None:
+            return comments.queued(*place)
+        pump = self._pump
+        if pump is not None and not pump.events.events and pump.events.prefill is not None:
+            return comments.prefill(pump.events.prefill)
+        return comments.KEEP_ALIVE
 
     async def _commit_early(self) -> None:
         # A client that left in this moment ends its own task; there is nothing to do about it here.
         with suppress(ConnectionError):
             await self._reply.commit()
-            self._reply.heartbeat()
+            self._reply.comment(self._news())

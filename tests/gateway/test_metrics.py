@@ -160,7 +160,9 @@ def test_a_models_name_counts_once_it_is_known(metrics: Metrics) -> None:
         ("unknown_parameter", CHAT, "unknown_parameter"),
         ("remote_media_not_allowed", CHAT, "remote_media"),
         ("server_overloaded", CHAT, "overload"),
-        ("rate_limit_exceeded", CHAT, "overload"),
+        ("queue_wait_too_long", CHAT, "overload"),
+        ("rate_limit_exceeded", CHAT, "limit"),
+        ("insufficient_quota", CHAT, "limit"),
     ],
 )
 def test_a_refusal_is_counted_by_its_reason(

@@ -42,6 +42,9 @@ class ServiceProcess:
             "DRAIN_DELAY": "0",
             "DRAIN_TIMEOUT": "5",
             "PLATFORM": "generic",
+            # Whoever tests a limit sets it.
+            "MAX_REQUESTS_PER_MINUTE": "0",
+            "MAX_QUEUE_PER_KEY": "1000000",
             **env,
         }
         self.lines: list[str] = []

@@ -1,0 +1,55 @@
+"""What an answer took: told to the access record, the key's limits and the reply's headers."""
+
+from __future__ import annotations
+
+from gateway.call import Call
+from gateway.queue.admission import Lease
+from gateway.stream.pump import Pump
+from gateway.stream.sse import Outcome
+from gateway.stream.usage import tokens_of_reply
+
+__all__ = ["account_reply", "account_stream", "note_wait"]
+
+
+def note_wait(call: Call, lease: Lease) -> None:
+    """A turn came: say in the headers how long that took, all turns of the call together."""
+    record = call.record
+    record.queue_s += lease.waited_s
+    wait_ms = record.queue_s * 1000
+    call.headers["X-Queue-Wait-Ms"] = f"{wait_ms:.0f}"
+    call.headers["Server-Timing"] = f"queue;dur={wait_ms:.1f}"
+
+
+def account_stream(call: Call, pump: Pump) -> Outcome:
+    """Write down what the engine reported, or what was seen before it broke off."""
+    outcome = pump.outcome()
+    record = call.record
+    record.finish_reason = outcome.finish_reason
+    record.prompt_tokens = outcome.prompt_tokens or pump.events.prompt_tokens or 0
+    record.cached_tokens = outcome.cached_tokens or 0
+    record.completion_tokens = (
+        pump.events.events if outcome.completion_tokens is None else outcome.completion_tokens
+    )
+    _settle(call)
+    call.headers["Server-Timing"] = _server_timing(record.queue_s, outcome)
+    return outcome
+
+
+def account_reply(call: Call, body: bytes) -> int:
+    """The same for a reply in one piece; returns its tokens."""
+    call.record.prompt_tokens = tokens_of_reply(body)
+    _settle(call)
+    return call.record.prompt_tokens
+
+
+def _settle(call: Call) -> None:
+    if call.reservation is not None:
+        call.reservation.settle(call.record.prompt_tokens + call.record.completion_tokens)
+
+
+def _server_timing(queue_s: float, outcome: Outcome) -> str:
+    parts = [f"queue;dur={queue_s * 1000:.1f}"]
+    for name, value_ms in (("prefill", outcome.prompt_ms), ("decode", outcome.predicted_ms)):
+        if value_ms is not None:
+            parts.append(f"{name};dur={value_ms:.1f}")
+    return ", ".join(parts)

@@ -1,0 +1,180 @@
+"""From a planned call to the head of the engine's response: a turn, a last look, the send.
+
+Rules:
+- before dispatch everything is looked at once more: nothing is started that nobody waits for;
+- a request counts against its key from the moment the engine may have seen it;
+- the slot is abandoned unless the engine's response comes to its end: whoever reads it says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Protocol
+
+from backend import BackendError, ConnectFailed, EngineClient, EngineTimeout, Exchange
+from gateway.accounting import note_wait
+from gateway.call import Call
+from gateway.dialects import EngineCall
+from gateway.engine_errors import from_backend, from_reply
+from gateway.errors import ApiError
+from gateway.queue.admission import Admission, Lease, Wish
+
+__all__ = ["Deadline", "Dispatch", "EngineDoor"]
+
+_log = logging.getLogger(__name__)
+
+_ERROR_LIMIT_BYTES = 1 << 20
+_ERROR_TIMEOUT_S = 10.0
+_BYTES_PER_TOKEN = 4
+"""Of JSON, on average; only guesses of time are made from it."""
+
+
+class EngineDoor(Protocol):
+    """The engine as the relay sees it."""
+
+    @property
+    def client(self) -> EngineClient | None:
+        """The way to the engine that runs; None while none does."""
+
+    @property
+    def slots(self) -> int:
+        """Slots of the engine; at least 1."""
+
+    @property
+    def note_served(self) -> Callable[[], None]:
+        """Tells that an answer was complete: its engine is not in a crash loop."""
+
+    def suspect(self) -> None:
+        """Tell that a connection broke: let nobody in before it is known that the engine lives."""
+
+
+class Deadline:
+    """What is left of the time that a request may wait."""
+
+    def __init__(self, limit_s: float, patience_s: float | None) -> None:
+        self._time = asyncio.get_running_loop().time
+        self._started_s = self._time()
+        self._limit_s = limit_s
+        self._patience_s = patience_s
+
+    def patience_s(self) -> float | None:
+        """Of what the client said it would wait; None when it did not."""
+        return None if self._patience_s is None else self._left_s(self._patience_s)
+
+    def wait_s(self) -> float:
+        """Of that and of what the service allows, whichever is less."""
+        patience_s = self._limit_s if self._patience_s is None else self._patience_s
+        return self._left_s(min(self._limit_s, patience_s))
+
+    def _left_s(self, limit_s: float) -> float:
+        return max(limit_s - (self._time() - self._started_s), 0.0)
+
+
+class Dispatch:
+    """Lets calls in and sends them.
+
+    Args:
+        engine: Where they go.
+        admission: The door before it.
+        still_welcome: Whether the key of a call may still be used.
+    """
+
+    def __init__(
+        self,
+        engine: EngineDoor,
+        admission: Admission,
+        *,
+        still_welcome: Callable[[Call], bool],
+    ) -> None:
+        self._engine = engine
+        self._admission = admission
+        self._still_welcome = still_welcome
+
+    async def admit(
+        self, call: Call, plan: EngineCall, deadline: Deadline, *, again: bool
+    ) -> Lease:
+        """Wait for the call's turn; *again*: it had one, and did not reach the engine.
+
+        Raises:
+            ApiError: As `Admission.slots`, or `key_revoked`.
+        """
+        wish = self._wish(call, plan, deadline)
+        lease = await self._admission.slots(wish, call, again=again, exempt=call.waited)
+        note_wait(call, lease)
+        if not self._still_welcome(call):
+            lease.release()
+            raise ApiError("key_revoked")
+        return lease
+
+    def _wish(self, call: Call, plan: EngineCall, deadline: Deadline) -> Wish:
+        principal = call.principal
+        assert principal is not None, "inference needs a key, or the stand-in for all"
+        slots = min(plan.tasks, self._engine.slots)
+        expected_s = self._admission.rates.expect_s(
+            prompt_tokens=len(plan.body) // _BYTES_PER_TOKEN,
+            max_tokens=plan.max_tokens or 0,
+            tasks=plan.choices,
+        )
+        return Wish(
+            key=principal.key_id,
+            slots=slots,
+            priority=principal.priority,
+            weight=principal.weight,
+            expected_s=expected_s,
+            max_wait_s=deadline.wait_s(),
+            patience_s=deadline.patience_s(),
+        )
+
+    async def send(self, call: Call, plan: EngineCall, lease: Lease) -> Exchange:
+        """Send the planned call; returns a response with status 200.
+
+        Raises:
+            ConnectFailed: It never reached the engine.
+            ApiError: Anything else.
+        """
+        client = self._engine.client
+        if client is None:
+            self._engine.suspect()
+            raise ConnectFailed("no engine runs")
+        lease.abandoned = True  # until the engine's answer has come to its end
+        lease.at_work = not plan.generates
+        try:
+            exchange = await client.send(
+                "POST", plan.path, plan.body, request_id=call.record.request_id
+            )
+        except ConnectFailed:
+            lease.abandoned = False
+            self._engine.suspect()
+            raise
+        except BackendError as exc:
+            _log.warning("request %s lost its engine: %s", call.record.request_id, exc)
+            _note_started(call)
+            self._engine.suspect()
+            raise from_backend(exc) from exc
+        except asyncio.CancelledError:
+            _note_started(call)
+            raise
+        _note_started(call)
+        lease.at_work = True  # llama-server sends a head when a slot begins
+        if exchange.status == 200:
+            return exchange
+        error = await _refusal(exchange)
+        lease.abandoned = False
+        raise error
+
+
+def _note_started(call: Call) -> None:
+    if call.reservation is not None:
+        call.reservation.started()
+
+
+async def _refusal(exchange: Exchange) -> ApiError:
+    try:
+        async with asyncio.timeout(_ERROR_TIMEOUT_S):
+            return from_reply(exchange.status, await exchange.read(_ERROR_LIMIT_BYTES))
+    except TimeoutError:
+        return from_backend(EngineTimeout("the engine's error had no end"))
+    except BackendError as exc:
+        return from_backend(exc)

@@ -1,0 +1,181 @@
+"""What a planned call may cost: does it fit the context, and the limits of its key?
+
+Order, cheapest first:
+1. `glance`, before the body is read: is there anything left at all?
+2. `reserve`, once the call is planned. A loose upper bound from the size of the body decides most
+   cases. Where it does not (the prompt might not fit, a limit is near), the engine counts;
+3. an answer whose length the client left open is cut down to what its key can still pay, instead
+   of being refused for a length that nobody asked for.
+
+Counting waits for the engine; checking and taking do not, and are one step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NoReturn
+
+from gateway.call import Call
+from gateway.clocks import Clocks
+from gateway.dialects import EngineCall, ModelFacts
+from gateway.dialects.rerank import RERANK_DIALECT
+from gateway.engine_errors import context_exceeded
+from gateway.limits.estimate import upper_tokens
+from gateway.limits.headers import rate_headers
+from gateway.limits.ledger import Ledger
+from gateway.limits.refusal import as_error
+from gateway.limits.reservation import Reservation
+from gateway.limits.standing import Refusal
+from gateway.prompt_counter import PromptCounter
+from keys import Principal
+
+__all__ = ["Spending"]
+
+_MEDIA = (b'"image_url":', b'"input_audio":')
+
+Replan = Callable[[int], EngineCall]
+"""Plans the same call anew with at most so many tokens for each answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spending:
+    """Reserves what calls may cost.
+
+    Args:
+        ledger: What each key has spent.
+        counter: Counts prompts exactly.
+        clocks: The time.
+        on_refused: Told the limit that refused.
+        retry_s: Estimated seconds until a request in flight ends.
+    """
+
+    ledger: Ledger
+    counter: PromptCounter
+    clocks: Clocks
+    on_refused: Callable[[str], None]
+    retry_s: Callable[[], float]
+
+    def show(self, call: Call) -> list[tuple[str, str]]:
+        """Put where the key stands now into the reply's headers; returns them."""
+        now, wall = self._times()
+        headers = rate_headers(self.ledger.standing(_who(call), now, wall))
+        for name, value in headers:
+            call.headers[name] = value
+        return headers
+
+    def glance(self, call: Call) -> None:
+        """Refuse at once a key that has nothing left.
+
+        Raises:
+            ApiError: 429.
+        """
+        refusal = self.ledger.glance(_who(call), *self._times())
+        self.show(call)
+        if refusal is not None:
+            self._refuse(refusal)
+
+    async def reserve(
+        self, call: Call, plan: EngineCall, facts: ModelFacts, replan: Replan
+    ) -> tuple[EngineCall, Reservation]:
+        """Take from the key's limits what *plan* may cost.
+
+        Returns:
+            The plan, perhaps with a shorter answer, and what was taken.
+
+        Raises:
+            ApiError: 400 `context_length_exceeded`, with the numbers, or 429.
+        """
+        try:
+            return await self._reserve(_who(call), plan, facts, replan)
+        finally:
+            self.show(call)
+
+    async def _reserve(
+        self, who: Principal, plan: EngineCall, facts: ModelFacts, replan: Replan
+    ) -> tuple[EngineCall, Reservation]:
+        if not plan.tasks:  # it only counts tokens, and uses none
+            return plan, self._taken(self._take(who, plan, 0))
+        bound = _upper_bound(plan, facts)
+        counts = None
+        if bound >= facts.context_tokens:
+            counts = await self._count(plan, facts)
+        prompt = bound if counts is None else sum(counts)
+        taken = self._take(who, plan, prompt + _answer_tokens(plan, facts, counts))
+        if counts is None and _about_tokens(taken):
+            counts = await self._count(plan, facts)
+            prompt = bound if counts is None else sum(counts)
+            taken = self._take(who, plan, prompt + _answer_tokens(plan, facts, counts))
+        if isinstance(taken, Refusal) and plan.open_ended:
+            room = _affordable(taken, prompt) // plan.choices
+            if room >= 1:
+                plan = replan(room)
+                taken = self._take(who, plan, prompt + _answer_tokens(plan, facts, counts))
+        return plan, self._taken(taken)
+
+    def _take(self, who: Principal, plan: EngineCall, tokens: int) -> Reservation | Refusal:
+        now, wall = self._times()
+        return self.ledger.reserve(who, requests=plan.choices, tokens=tokens, now=now, wall=wall)
+
+    def _taken(self, taken: Reservation | Refusal) -> Reservation:
+        if isinstance(taken, Refusal):
+            self._refuse(taken)
+        return taken
+
+    def _refuse(self, refusal: Refusal) -> NoReturn:
+        self.on_refused(refusal.limit)
+        raise as_error(refusal, in_flight_retry_s=self.retry_s())
+
+    async def _count(self, plan: EngineCall, facts: ModelFacts) -> tuple[int, ...] | None:
+        """Exact tokens of each prompt.
+
+        Raises:
+            ApiError: One of them cannot fit, however long it waits.
+        """
+        counts = await self.counter.count(plan)
+        if counts is None:
+            return None
+        # A prompt that fills the context leaves no room for an answer.
+        most = facts.context_tokens - (1 if plan.generates else 0)
+        if max(counts) > most:
+            raise context_exceeded(facts.context_tokens, max(counts))
+        return counts
+
+    def _times(self) -> tuple[float, float]:
+        return self.clocks.monotonic(), self.clocks.wall()
+
+
+def _who(call: Call) -> Principal:
+    assert call.principal is not None, "spending needs a key, or the stand-in for all"
+    return call.principal
+
+
+def _upper_bound(plan: EngineCall, facts: ModelFacts) -> int:
+    media = (facts.vision or facts.audio) and any(mark in plan.body for mark in _MEDIA)
+    inputs = plan.prompts if plan.generates else plan.tasks
+    # A rerank request has its query once, and the engine reads it with each of the documents.
+    size = len(plan.body) * (inputs if plan.path == RERANK_DIALECT.path else 1)
+    return upper_tokens(size, inputs, facts.context_tokens, media=media)
+
+
+def _answer_tokens(plan: EngineCall, facts: ModelFacts, counts: tuple[int, ...] | None) -> int:
+    """The most tokens that all answers together can have."""
+    if plan.max_tokens is None:
+        return 0
+    if counts is None:
+        return plan.choices * plan.max_tokens
+    each = plan.choices // len(counts)
+    return sum(each * min(plan.max_tokens, facts.context_tokens - count) for count in counts)
+
+
+def _about_tokens(taken: Reservation | Refusal) -> bool:
+    return isinstance(taken, Refusal) and taken.limit in ("tokens", "tokens_per_day")
+
+
+def _affordable(refusal: Refusal, prompt: int) -> int:
+    """Tokens that are left for answers: of the whole bucket, which refills, or of the day."""
+    if refusal.limit == "tokens" and refusal.retry_after_s is None:
+        return refusal.limit_value - prompt
+    if refusal.limit == "tokens_per_day":
+        return refusal.remaining - prompt
+    return 0
