@@ -42,6 +42,8 @@ __all__ = ["FrontProtocol", "FrontRequest", "FrontServer", "ServerLimits"]
 
 _log = logging.getLogger(__name__)
 
+_LAST_WORD_S = 0.5
+
 Handler = Callable[[Any], Awaitable[StreamResponse]]
 Rejected = Callable[["FrontRequest", ApiError], Response]
 
@@ -353,8 +355,14 @@ class FrontServer(Server):
     def close_idle(self) -> None:
         """Close connections that wait for a next request; the others get their reply.
 
+        Each has a moment left: a request that is on its way just now is better refused in words
+        than by a closed connection, which its sender cannot tell from a crash.
+
         Not aiohttp's ``pre_shutdown``: that makes busy connections deaf, and closes none.
         """
+        self._loop.call_later(_LAST_WORD_S, self._close_idle_now)
+
+    def _close_idle_now(self) -> None:
         for connection in self.connections:
             if isinstance(connection, FrontProtocol) and connection.is_idle:
                 connection.force_close()

@@ -86,7 +86,11 @@ def _other_clashes(s: Settings, chosen: Collection[str]) -> Iterator[Clash]:
 
 def worries(settings: Settings, chosen: Collection[str]) -> list[str]:
     """What works, but perhaps not as it was meant."""
-    return [*_model_worries(settings, chosen), *_access_worries(settings)]
+    return [
+        *_model_worries(settings, chosen),
+        *_access_worries(settings),
+        *_stream_worries(settings),
+    ]
 
 
 def _model_worries(s: Settings, chosen: Collection[str]) -> Iterator[str]:
@@ -106,6 +110,14 @@ def _access_worries(s: Settings) -> Iterator[str]:
         yield f"AUTH_ENABLED is false and HOST is {s.host}: anyone who can connect may use this"
     if s.auth_enabled and s.auth_mode == "platform" and s.platform == "generic" and not local:
         yield "AUTH_MODE is platform, but no platform is known here that checks callers"
+
+
+def _stream_worries(s: Settings) -> Iterator[str]:
+    if s.client_stall_timeout >= s.request_timeout:
+        yield (
+            "CLIENT_STALL_TIMEOUT is not below REQUEST_TIMEOUT: an engine that is held back for a "
+            "slow reader is taken for a silent one"
+        )
 
 
 def near_miss(name: str, known: Mapping[str, object] | Collection[str]) -> str | None:

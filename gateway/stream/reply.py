@@ -24,8 +24,6 @@ from gateway.front.server import FrontRequest
 
 __all__ = ["StreamReply"]
 
-_HEARTBEAT = b": keep-alive\n\n"
-
 
 class StreamReply:
     """One streamed reply.
@@ -90,10 +88,6 @@ class StreamReply:
     def comment(self, comment: bytes) -> None:
         """Send a whole SSE comment: it keeps proxies and clients waiting."""
         self.write(comment)
-
-    def heartbeat(self) -> None:
-        """Send a comment that says nothing."""
-        self.comment(_HEARTBEAT)
 
     def abandon(self) -> None:
         """Never commit after this: the request gets another reply."""
