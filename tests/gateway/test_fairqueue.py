@@ -85,6 +85,17 @@ def test_staying_away_saves_up_no_turns() -> None:
     assert Counter(order_of(queue)[:20])["b"] <= 11
 
 
+def test_newcomer_starts_where_the_others_are_although_one_was_set_back() -> None:
+    queue = make_queue()
+    offer_all(queue, [Ticket("a", cost_s=10.0) for _ in range(3)])
+    offer_all(queue, [Ticket("b") for _ in range(20)])
+    first = queue.grant(7, 8, 0.0)[0]
+    queue.settle(first, 0.0)
+    assert [ticket.key for ticket in queue.grant(1, 8, 0.0)] == ["a"]
+    offer_all(queue, [Ticket("c") for _ in range(20)])
+    assert order_of(queue)[:7] == "cbcbcbc"
+
+
 def test_what_is_taken_while_nobody_waits_is_free() -> None:
     queue = make_queue()
     alone = Ticket("a", cost_s=1000.0)
