@@ -101,7 +101,13 @@ class Dispatch:
             ApiError: As `Admission.slots`, or `key_revoked`.
         """
         wish = self._wish(call, plan, deadline)
-        lease = await self._admission.slots(wish, call, again=again, exempt=call.waited)
+        time = asyncio.get_running_loop().time
+        entered_s = time()
+        try:
+            lease = await self._admission.slots(wish, call, again=again, exempt=call.waited)
+        except BaseException:
+            call.record.queue_s += time() - entered_s
+            raise
         note_wait(call, lease)
         if not self._still_welcome(call):
             lease.release()

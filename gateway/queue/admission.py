@@ -18,115 +18,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
-from types import TracebackType
-from typing import Protocol
 
 from gateway.errors import RETRY_AFTER_MAX_S, ApiError
-from gateway.queue.booking import Booking
-from gateway.queue.fairqueue import FairQueue, Full, Place, Ticket
+from gateway.queue.fairqueue import FairQueue, Ticket
+from gateway.queue.outlook import Outlook
 from gateway.queue.rates import ServiceRates
+from gateway.queue.turns import Lease, Turn, TurnHolder, Wish
 
 __all__ = ["Admission", "Lease", "Turn", "TurnHolder", "Wish"]
 
-_FORECAST_LASTS_S = 0.5
-_MOST_BOOKINGS = 1000
 _NO_ENGINE_RETRY_S = 2.0
+_LEAST_RETRY_S = 0.05
 _EVERYBODY = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Wish:
-    """What a request asks of the door."""
-
-    key: str
-    """Whose request it is: the queue is fair between keys."""
-    slots: int = 1
-    """Slots it needs; 0: only an engine that serves. More than there are means all of them."""
-    priority: str = "normal"
-    """One of `keys.PRIORITIES`."""
-    weight: float = 1.0
-    """Share among keys of the same priority, above 0."""
-    expected_s: float = 0.0
-    """Estimated slot-seconds: slots times the time they will be held."""
-    max_wait_s: float | None = None
-    """Seconds to wait, if less than usual."""
-    patience_s: float | None = None
-    """Seconds after which the caller itself gives up; a longer estimate is refused at once."""
-
-
-class TurnHolder(Protocol):
-    """Whoever waits; its turn can be looked at meanwhile."""
-
-    turn: Turn | None
-
-
-class Lease:
-    """Slots held by one request, given back exactly once."""
-
-    __slots__ = (
-        "_admission",
-        "_ticket",
-        "abandoned",
-        "at_work",
-        "granted_s",
-        "slots",
-        "waited_s",
-    )
-
-    def __init__(
-        self, admission: Admission, ticket: Ticket, slots: int, granted_s: float, waited_s: float
-    ) -> None:
-        self._admission: Admission | None = admission
-        self._ticket = ticket
-        self.slots = slots
-        self.granted_s = granted_s
-        self.waited_s = waited_s
-        self.at_work = False
-        """The engine is known to work on it."""
-        self.abandoned = False
-        """The engine was left in the middle of it, and may go on for a moment."""
-
-    def __repr__(self) -> str:
-        return f"<Lease of {self.slots} slots {'held' if self._admission else 'given back'}>"
-
-    @property
-    def expected_s(self) -> float:
-        """Estimated slot-seconds."""
-        return self._ticket.cost_s
-
-    def release(self) -> None:
-        """Give the slots back; safe to call twice."""
-        admission, self._admission = self._admission, None
-        if admission is not None:
-            admission._give_back(self, self._ticket)
-
-    def __enter__(self) -> Lease:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.release()
-
-
-class Turn:
-    """A place in the queue."""
-
-    __slots__ = ("_admission", "entered_s", "granted", "ticket")
-
-    def __init__(self, admission: Admission, ticket: Ticket, entered_s: float) -> None:
-        self._admission = admission
-        self.ticket = ticket
-        self.entered_s = entered_s
-        self.granted: asyncio.Future[Lease] = asyncio.get_running_loop().create_future()
-
-    def place(self) -> tuple[int, float | None] | None:
-        """Position from 1, and the estimated seconds to wait; None for what nobody can tell."""
-        return self._admission._place(self.ticket)
 
 
 class Admission:
@@ -155,12 +58,9 @@ class Admission:
         self._max_queue = max_queue
         self._max_wait_s = max_wait_s
         self._clock = clock
-        self._jitter = jitter
         self._turns: dict[Ticket, Turn] = {}
         self._leases: set[Lease] = set()
-        self._bookings: dict[str, Booking] = {}
-        self._forecast: dict[Ticket, Place] = {}
-        self._forecast_s = float("-inf")
+        self._outlook = Outlook(queue, rates, jitter, horizon_s=RETRY_AFTER_MAX_S)
         self._capacity = 0
         self._usual_capacity = 1
         self._closed: tuple[str, float | None] | None = None
@@ -269,10 +169,11 @@ class Admission:
         )
         if self._fits(wish.slots) and (wish.slots == 0 or again or not self.queued):
             return self._take(ticket, now, now)
-        self._refuse_if_full(wish, again or exempt, now)
+        if not (again or exempt):
+            self._refuse_if_full(wish)
         turn = self._stand(ticket, now)
-        if not again:
-            self._refuse_if_hopeless(wish, turn)
+        if wish.patience_s is not None and not again:
+            self._refuse_if_hopeless(wish.patience_s, turn)
         holder.turn = turn
         try:
             return await self._wait(turn, wish)
@@ -284,7 +185,7 @@ class Admission:
     def _stand(self, ticket: Ticket, now: float) -> Turn:
         full = self._queue.offer(ticket, now)
         assert full is None, "asked for just before"
-        turn = self._turns[ticket] = Turn(self, ticket, now)
+        turn = self._turns[ticket] = Turn(ticket, now, self._place)
         self._let_in()
         return turn
 
@@ -295,7 +196,7 @@ class Admission:
                 return await turn.granted
         except TimeoutError:
             self._leave(turn)
-            raise ApiError("queue_timeout", retry_after_s=self._come_back(_EVERYBODY)) from None
+            raise ApiError("queue_timeout", retry_after_s=self._come_back_s()) from None
         except BaseException:
             self._leave(turn)
             raise
@@ -330,13 +231,13 @@ class Admission:
     def _take(self, ticket: Ticket, entered_s: float, now: float) -> Lease:
         slots = min(ticket.slots, self._capacity)
         self.taken += slots
-        lease = Lease(self, ticket, slots, now, now - entered_s)
+        lease = Lease(self._give_back, ticket, slots, now, now - entered_s)
         self._leases.add(lease)
         return lease
 
-    def _give_back(self, lease: Lease, ticket: Ticket) -> None:
+    def _give_back(self, lease: Lease) -> None:
         self._leases.discard(lease)
-        self._queue.settle(ticket, lease.slots * (self._clock() - lease.granted_s))
+        self._queue.settle(lease.ticket, lease.slots * (self._clock() - lease.granted_s))
         if lease.abandoned and self.on_abandoned is not None:
             self.lingering += lease.slots
             self.on_abandoned()
@@ -346,81 +247,53 @@ class Admission:
 
     # -- refusals and forecasts
 
-    def _refuse_if_full(self, wish: Wish, exempt: bool, now: float) -> None:
-        if exempt:
-            return
+    def next_free_s(self) -> float:
+        """Estimated seconds until a slot becomes free, when all are taken."""
+        return max(self._outlook.interval_s(self._usual_capacity), _LEAST_RETRY_S)
+
+    def _refuse_if_full(self, wish: Wish) -> None:
         if not self._max_queue:
             if self._capacity == 0:
                 raise ApiError("engine_unavailable", retry_after_s=_NO_ENGINE_RETRY_S)
-            wait_s = self._come_back(_EVERYBODY)
-            raise ApiError("rate_limit_exceeded", "All slots are busy.", retry_after_s=wait_s)
-        full: Full | None = self._queue.would_refuse(wish.key)
+            raise ApiError(
+                "rate_limit_exceeded", "All slots are busy.", retry_after_s=self._come_back_s()
+            )
+        full = self._queue.would_refuse(wish.key)
         if full is None:
             return
         if full.scope == "total":
-            raise ApiError("server_overloaded", retry_after_s=self._come_back(_EVERYBODY))
+            raise ApiError("server_overloaded", retry_after_s=self._come_back_s())
         raise ApiError(
             "rate_limit_exceeded",
             f"This API key has {self._queue.waiting_of(wish.key)} requests waiting already.",
-            retry_after_s=self._come_back(wish.key),
+            retry_after_s=self._come_back_s(wish.key),
         )
 
-    def _refuse_if_hopeless(self, wish: Wish, turn: Turn) -> None:
-        """Refuse now what its caller would not wait for, as far as can be told."""
-        if wish.patience_s is None or turn.granted.done():
+    def _refuse_if_hopeless(self, patience_s: float, turn: Turn) -> None:
+        """Send away now whoever would not wait long enough, as far as can be told."""
+        if turn.granted.done():
             return
-        eta_s = self._worst_s() if wish.patience_s > 0 else float("inf")
-        if eta_s is None or eta_s <= wish.patience_s:
-            return
-        self._forecast_s = float("-inf")
-        place = turn.place()
-        if wish.patience_s > 0:
-            if place is None or place[1] is None or place[1] <= wish.patience_s:
-                return
-            eta_s = place[1]
-        self._forget(turn.ticket)
-        missing_s = self._interval_s() if eta_s == float("inf") else eta_s - wish.patience_s
-        wait_s = min(max(missing_s, self._interval_s()), RETRY_AFTER_MAX_S)
-        raise ApiError("queue_wait_too_long", retry_after_s=wait_s)
+        missing_s = self._missing_s(patience_s, turn)
+        if missing_s is not None:
+            self._forget(turn.ticket)
+            wait_s = min(max(missing_s, self.next_free_s()), RETRY_AFTER_MAX_S)
+            raise ApiError("queue_wait_too_long", retry_after_s=wait_s)
 
-    def next_free_s(self) -> float:
-        """Estimated seconds until a slot becomes free, when all are taken."""
-        return max(self._interval_s(), 0.05) * (1.0 + 0.1 * self._jitter())
-
-    def _come_back(self, booked_for: str) -> float:
-        """Seconds until a place will be there for whoever is refused now."""
+    def _missing_s(self, patience_s: float, turn: Turn) -> float | None:
+        """Seconds by which the wait would exceed *patience_s*; None if it would not."""
+        if patience_s <= 0:
+            return 0.0
         now = self._clock()
-        if len(self._bookings) > _MOST_BOOKINGS:
-            self._bookings.clear()
-        booking = self._bookings.setdefault(booked_for, Booking(horizon_s=RETRY_AFTER_MAX_S))
-        interval_s = self._interval_s()
-        return booking.book(now, interval_s, interval_s) * (1.0 + 0.1 * self._jitter())
-
-    def _interval_s(self) -> float:
-        """Seconds from one free slot to the next, on average."""
-        return max(self.rates.mean_s / self._usual_capacity, 0.001)
-
-    def _running_s(self) -> float:
-        """Slot-seconds that those inside are still expected to take."""
-        now = self._clock()
-        return sum(
-            max(lease.expected_s - lease.slots * (now - lease.granted_s), 0.0)
-            for lease in self._leases
-        )
-
-    def _worst_s(self) -> float | None:
-        """An estimate that no place in the queue can be worse than, without looking at places."""
-        if self._capacity == 0 or not self.rates.known:
+        longest_s = self._outlook.longest_wait_s(self._leases, self._capacity, now)
+        if longest_s is None or longest_s <= patience_s:
             return None
-        return (self._queue.waiting_cost_s + self._running_s()) / self._capacity
+        place = self._outlook.place(turn.ticket, self._leases, self._capacity, now, anew=True)
+        if place is None or place[1] is None or place[1] <= patience_s:
+            return None
+        return place[1] - patience_s
 
     def _place(self, ticket: Ticket) -> tuple[int, float | None] | None:
-        now = self._clock()
-        if now - self._forecast_s >= _FORECAST_LASTS_S:
-            self._forecast_s, self._forecast = now, self._queue.forecast(now)
-        place = self._forecast.get(ticket)
-        if place is None:
-            return None
-        if self._capacity == 0 or not self.rates.known:
-            return place.position, None
-        return place.position, (place.ahead_s + self._running_s()) / self._capacity
+        return self._outlook.place(ticket, self._leases, self._capacity, self._clock())
+
+    def _come_back_s(self, booked_for: str = _EVERYBODY) -> float:
+        return self._outlook.come_back_s(booked_for, self._usual_capacity, self._clock())

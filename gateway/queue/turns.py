@@ -1,0 +1,125 @@
+"""What passes between the door and a request: a wish, then a turn, then a lease."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Protocol
+
+from gateway.queue.ticket import Ticket
+
+__all__ = ["Lease", "Turn", "TurnHolder", "Wish"]
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What a request asks of the door."""
+
+    key: str
+    """Whose request it is: the queue is fair between keys."""
+    slots: int = 1
+    """Slots it needs; 0: only an engine that serves. More than there are means all of them."""
+    priority: str = "normal"
+    """One of `keys.PRIORITIES`."""
+    weight: float = 1.0
+    """Share among keys of the same priority, above 0."""
+    expected_s: float = 0.0
+    """Estimated slot-seconds: slots times the time they will be held."""
+    max_wait_s: float | None = None
+    """Seconds to wait, if less than usual."""
+    patience_s: float | None = None
+    """Seconds after which the caller itself gives up; a longer estimate is refused at once."""
+
+
+class TurnHolder(Protocol):
+    """Whoever waits; its turn can be looked at meanwhile."""
+
+    turn: Turn | None
+
+
+class Lease:
+    """Slots held by one request, given back exactly once."""
+
+    __slots__ = (
+        "_give_back",
+        "abandoned",
+        "at_work",
+        "granted_s",
+        "slots",
+        "ticket",
+        "waited_s",
+    )
+
+    def __init__(
+        self,
+        give_back: Callable[[Lease], None],
+        ticket: Ticket,
+        slots: int,
+        granted_s: float,
+        waited_s: float,
+    ) -> None:
+        self._give_back: Callable[[Lease], None] | None = give_back
+        self.ticket = ticket
+        self.slots = slots
+        self.granted_s = granted_s
+        self.waited_s = waited_s
+        self.at_work = False
+        """The engine is known to work on it."""
+        self.abandoned = False
+        """The engine was left in the middle of it, and may go on for a moment."""
+
+    def __repr__(self) -> str:
+        return f"<Lease of {self.slots} slots {'held' if self._give_back else 'given back'}>"
+
+    def left_s(self, now: float) -> float:
+        """Slot-seconds that it is still expected to take."""
+        return max(self.ticket.cost_s - self.slots * (now - self.granted_s), 0.0)
+
+    def release(self) -> None:
+        """Give the slots back; safe to call twice."""
+        give_back, self._give_back = self._give_back, None
+        if give_back is not None:
+            give_back(self)
+
+    def __enter__(self) -> Lease:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.release()
+
+
+class Turn:
+    """A place in the queue.
+
+    Args:
+        ticket: Its place.
+        entered_s: When it was taken, in monotonic seconds.
+        outlook: Tells position and estimated seconds to wait.
+    """
+
+    __slots__ = ("_outlook", "entered_s", "granted", "ticket")
+
+    def __init__(
+        self,
+        ticket: Ticket,
+        entered_s: float,
+        outlook: Callable[[Ticket], tuple[int, float | None] | None],
+    ) -> None:
+        self._outlook = outlook
+        self.ticket = ticket
+        self.entered_s = entered_s
+        self.granted: asyncio.Future[Lease] = asyncio.get_running_loop().create_future()
+
+    def __repr__(self) -> str:
+        return f"<Turn of {self.ticket!r}>"
+
+    def place(self) -> tuple[int, float | None] | None:
+        """Position from 1, and the estimated seconds to wait; None for what nobody can tell."""
+        return self._outlook(self.ticket)
