@@ -161,6 +161,7 @@ class Endpoints:
                 "slots": snapshot.slots,
                 "in_flight": snapshot.in_flight,
                 "queued": snapshot.queued,
+                "lingering": snapshot.lingering,
                 "node_id": self._status.node_id,
                 "gpus": [
                     {

@@ -89,6 +89,7 @@ class ServiceStatus:
             reasons=self.reasons,
             in_flight=self._admission.in_flight,
             queued=self._admission.queued,
+            lingering=self._admission.lingering,
             slots=self.engine.props.slots if self.engine.props is not None else 0,
             engine=self.engine_facts(),
             loop_seen_s=self.loop_seen_s,

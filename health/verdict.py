@@ -73,6 +73,7 @@ class Snapshot:
         reasons: Short words for what is wrong or unusual, such as ``keys_stale``.
         in_flight: Requests the engine works on.
         queued: Requests that wait for a slot.
+        lingering: Slots whose client left, and that the engine has not let go of yet.
         slots: Requests the engine can work on at once; 0 while not known.
         engine: Facts about the engine. Only those in `ENGINE_FACTS` are shown to anyone.
         loop_seen_s: Monotonic time of the API loop's last beat, in seconds; None before it runs.
@@ -86,6 +87,7 @@ class Snapshot:
     reasons: tuple[str, ...] = ()
     in_flight: int = 0
     queued: int = 0
+    lingering: int = 0
     slots: int = 0
     engine: Mapping[str, object] = field(default_factory=dict)
     loop_seen_s: float | None = None

@@ -11,7 +11,8 @@ _HEADER_LIST = re.compile(r"[A-Za-z0-9\-]{1,64}( ?, ?[A-Za-z0-9\-]{1,64}){0,63}"
 _DEFAULT_HEADERS = "authorization, content-type, x-api-key, api-key, x-max-queue-seconds"
 _EXPOSED = (
     "x-request-id, request-id, retry-after, retry-after-ms, x-should-retry, x-ignored-params, "
-    "server-timing, x-queue-wait-ms, x-api-version, x-ratelimit-limit-requests, x-ratelimit-limit-tokens, "
+    "server-timing, x-queue-wait-ms, x-api-version, "
+    "x-ratelimit-limit-requests, x-ratelimit-limit-tokens, "
     "x-ratelimit-remaining-requests, x-ratelimit-remaining-tokens, x-ratelimit-reset-requests, "
     "x-ratelimit-reset-tokens"
 )

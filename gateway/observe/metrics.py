@@ -337,6 +337,7 @@ def _gauge_families(snapshot: Snapshot) -> Iterator[Metric]:
     for name, text, value in (
         ("requests_in_flight", "Requests the engine works on.", snapshot.in_flight),
         ("requests_queued", "Requests that wait for a slot.", snapshot.queued),
+        ("slots_lingering", "Slots at work for a client who left.", snapshot.lingering),
         ("requests_pending", "In flight and queued.", snapshot.in_flight + snapshot.queued),
         ("slots", "Requests the engine can work on at once.", snapshot.slots),
         ("idle_seconds", "Seconds since there was work.", snapshot.idle_s),
