@@ -134,7 +134,7 @@ def compose(
 
 def _key_store(settings: Settings) -> KeyStore | None:
     """The keys, read once; None where this service does not check them."""
-    if not settings.auth_enabled or settings.auth_mode != "keys":
+    if not settings.checks_keys:
         return None
     store = KeyStore(settings.auth_keys_file, settings.auth_pepper_file)
     store.reload()

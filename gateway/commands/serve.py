@@ -131,7 +131,7 @@ def _run(settings: Settings, foundation: Foundation, secret: str | None, first_r
     def announce(port: int) -> None:
         _log.info("ready: %s/v1", base_url(settings.host, port))
         if first_run:
-            auth = settings.auth_enabled and settings.auth_mode == "keys"
+            auth = settings.checks_keys
             text = welcome(settings.host, port, model_alias(settings), secret, auth=auth)
             click.echo(text)
 
@@ -145,7 +145,7 @@ def _run(settings: Settings, foundation: Foundation, secret: str | None, first_r
 def _first_key(settings: Settings) -> str | None:
     from keys import KeysError, create_first_key
 
-    if not (settings.auth_enabled and settings.auth_mode == "keys"):
+    if not settings.checks_keys:
         return None
     try:
         return create_first_key(

@@ -110,6 +110,8 @@ def derive(
     found["node_id"] = _node_id(platform, environ, host_name)
     found["cache_dir"] = Derived(user_cache_dir, "the user's cache folder")
     found["max_request_body_size"] = _body_limit(settings, name, platform)
+    if not settings.checks_keys:
+        found |= _one_key_for_all(settings)
     found |= _folders(settings, chosen, _data_dir(name, platform, is_dir))
     return {key: value for key, value in found.items() if key not in chosen}
 
@@ -152,6 +154,16 @@ def _body_limit(settings: Settings, name: str, platform: _Platform) -> Derived:
     if platform.body_limit_bytes is not None and limit > platform.body_limit_bytes:
         limit, because = platform.body_limit_bytes, f"platform {name}"
     return Derived(limit, because)
+
+
+def _one_key_for_all(settings: Settings) -> dict[str, Derived]:
+    """Without keys all callers are one, and what is meant for one of many would hem them all in."""
+    because = "keys are not checked: all callers are one"
+    return {
+        "max_requests_per_minute": Derived(0, because),
+        "max_tokens_per_minute": Derived(0, because),
+        "max_queue_per_key": Derived(max(settings.max_queue_size, 1), because),
+    }
 
 
 def _data_dir(name: str, platform: _Platform, is_dir: Callable[[str], bool]) -> Derived:

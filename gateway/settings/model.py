@@ -309,7 +309,10 @@ class Settings(BaseModel):
         "Requests that may wait for a slot. 0: nobody waits, 429 when all slots are busy.",
     )
     max_queue_per_key: Annotated[int, Whole(1, 1_000_000)] = _set(
-        64, "queue", "Requests of one key that may wait; beyond it they get 429."
+        64,
+        "queue",
+        "Requests of one key that may wait; beyond it they get 429.",
+        note="64; MAX_QUEUE_SIZE where keys are not checked",
     )
     max_queue_wait: Annotated[float, Duration()] = _set(
         300.0, "queue", "Longest wait for a slot; after it the request gets 503."
@@ -324,12 +327,14 @@ class Settings(BaseModel):
         100,
         "queue",
         "Requests a key may make in a minute, unless the key says otherwise. 0: no limit.",
+        note="100; 0 where keys are not checked",
     )
     max_tokens_per_minute: Annotated[int, Whole(0, 1_000_000_000_000)] = _set(
         10_000_000,
         "queue",
         "Tokens, prompts and answers together, a key may use in a minute, unless the key says "
         "otherwise. 0: no limit.",
+        note="10,000,000; 0 where keys are not checked",
     )
     max_tokens_per_day: Annotated[int, Whole(0, 1_000_000_000_000)] = _set(
         0,
@@ -547,6 +552,11 @@ class Settings(BaseModel):
     metrics_max_keys: Annotated[int, Whole(0, 100_000)] = _set(
         200, "log", "API keys with figures of their own in /metrics; later ones share 'other'."
     )
+
+    @property
+    def checks_keys(self) -> bool:
+        """Whether API keys tell callers apart; else all are one."""
+        return self.auth_enabled and self.auth_mode == "keys"
 
     @property
     def one_listener(self) -> bool:
