@@ -503,3 +503,13 @@ def test_reading_settings_does_not_load_the_server() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_limits_of_keys_are_off_where_there_are_no_keys_unless_asked_for() -> None:
+    keyless = read(AUTH_ENABLED="false", MAX_QUEUE_SIZE="500").settings
+    assert (keyless.max_requests_per_minute, keyless.max_tokens_per_minute) == (0, 0)
+    assert keyless.max_queue_per_key == 500
+    assert read(AUTH_MODE="platform", PLATFORM="fly").settings.max_requests_per_minute == 0
+    asked = read(AUTH_ENABLED="false", MAX_REQUESTS_PER_MINUTE="30").settings
+    assert asked.max_requests_per_minute == 30
+    assert read().settings.max_requests_per_minute == 100
