@@ -505,7 +505,7 @@ def test_reading_settings_does_not_load_the_server() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_limits_of_keys_are_off_where_there_are_no_keys_unless_asked_for() -> None:
+def test_limits_of_keys_are_off_where_there_are_no_keys_unless_asked_for(read: Read) -> None:
     keyless = read(AUTH_ENABLED="false", MAX_QUEUE_SIZE="500").settings
     assert (keyless.max_requests_per_minute, keyless.max_tokens_per_minute) == (0, 0)
     assert keyless.max_queue_per_key == 500
