@@ -60,6 +60,13 @@ class Inference:
         return answer
 
     async def _answer(self, call: Call, dialect: Dialect) -> StreamResponse:
+        try:
+            return await self._serve(call, dialect)
+        except ApiError:
+            self.spending.show(call)
+            raise
+
+    async def _serve(self, call: Call, dialect: Dialect) -> StreamResponse:
         self.spending.glance(call)
         call.patience = patience_of(call.request.headers)
         check_body_headers(call.request, self.rules.limit_bytes)
@@ -74,10 +81,13 @@ class Inference:
                     facts = await self._known_facts(call, patience_s)
                     made = await self._plan(dialect, fields, len(body), facts)
                     self._note(call, made)
-                    return await self._reserve(call, dialect, fields, made, facts, held)
+                    made = await self._reserve(call, dialect, fields, made, facts, held)
+                    if streamed:  # the headers go out before it is known what it takes
+                        self.spending.show(call)
+                    return made
 
                 response = await self.relay.serve(call, dialect, plan, streamed=streamed)
-            if not streamed:  # the headers are still to be sent: tell what is left after it
+            if not streamed:
                 response.headers.update(self.spending.show(call))
             return response
         finally:

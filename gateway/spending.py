@@ -71,7 +71,6 @@ class Spending:
             ApiError: 429.
         """
         refusal = self.ledger.glance(_who(call), *self._times())
-        self.show(call)
         if refusal is not None:
             self._refuse(refusal)
 
@@ -86,14 +85,7 @@ class Spending:
         Raises:
             ApiError: 400 `context_length_exceeded`, with the numbers, or 429.
         """
-        try:
-            return await self._reserve(_who(call), plan, facts, replan)
-        finally:
-            self.show(call)
-
-    async def _reserve(
-        self, who: Principal, plan: EngineCall, facts: ModelFacts, replan: Replan
-    ) -> tuple[EngineCall, Reservation]:
+        who = _who(call)
         if not plan.tasks:  # it only counts tokens, and uses none
             return plan, self._taken(self._take(who, plan, 0))
         bound = _upper_bound(plan, facts)
