@@ -23,6 +23,8 @@ _log = logging.getLogger(__name__)
 _FIRST_PAUSE_S = 0.005
 _LONGEST_PAUSE_S = 0.05
 _ANSWER_TIMEOUT_S = 2.0
+_ON_ITS_WAY_S = 0.01
+"""Until then the end of an answer has arrived here, after its slot became free."""
 _PATIENCE_S = 30.0
 """After this long a slot that nobody listens to is given out again: better a request that waits
 inside the engine than a slot that is lost."""
@@ -87,6 +89,9 @@ class SlotWatch:
         except BackendError:
             return False
         # Each of them, if it ran before and after the question, has kept at least one slot at work.
+        # It does not run any more if its end is only on its way here.
+        if busy and known:
+            await asyncio.sleep(_ON_ITS_WAY_S)
         surely = len(known & admission.at_work())
         freed = doubtful - max(busy - surely, 0)
         if freed <= 0:
