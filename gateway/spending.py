@@ -98,7 +98,9 @@ class Spending:
             counts = await self._count(plan, facts)
             prompt = bound if counts is None else sum(counts)
             taken = self._take(who, plan, prompt + _answer_tokens(plan, facts, counts))
-        if isinstance(taken, Refusal) and plan.open_ended:
+        for _ in ("minute", "day"):  # each may refuse what the other would let pass
+            if not (isinstance(taken, Refusal) and plan.open_ended):
+                break
             room = _affordable(taken, prompt) // plan.choices
             if room >= 1:
                 plan = replan(room)
