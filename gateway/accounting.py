@@ -27,9 +27,10 @@ def account_stream(call: Call, pump: Pump) -> Outcome:
     record.finish_reason = outcome.finish_reason
     record.prompt_tokens = outcome.prompt_tokens or pump.events.prompt_tokens or 0
     record.cached_tokens = outcome.cached_tokens or 0
-    record.completion_tokens = (
-        pump.events.events if outcome.completion_tokens is None else outcome.completion_tokens
-    )
+    reported = outcome.completion_tokens
+    if reported is None or not pump.events.done:  # or not for all of the answers
+        reported = max(reported or 0, pump.events.tokens)
+    record.completion_tokens = reported
     _settle(call)
     call.headers["Server-Timing"] = _server_timing(record.queue_s, outcome)
     return outcome

@@ -73,6 +73,7 @@ class EventStream:
     __slots__ = (
         "_choices",
         "_held",
+        "_others",
         "_over",
         "_plain",
         "_prompts",
@@ -104,6 +105,7 @@ class EventStream:
         """Size of the prompt as progress told it; there even if the stream breaks off."""
         self.mid_event = False
         """Part of an unfinished event has been passed on; a blank line must come before more."""
+        self._others = 0  # events passed on that bring no token
         self._choices = choices
         self._prompts = prompts
         self._reports: deque[bytes] = deque(maxlen=2 * choices + 2)
@@ -134,6 +136,11 @@ class EventStream:
             return chunk
         return self._feed_any(chunk)
 
+    @property
+    def tokens(self) -> int:
+        """Events passed on that brought a token: what is known of an answer that broke off."""
+        return self.events - self._others
+
     def outcome(self) -> Outcome:
         """Read the final events; meant to be called once, at the end, however that came."""
         tally = Tally(self._choices, self._prompts)
@@ -163,8 +170,12 @@ class EventStream:
     def _sees_progress(self, chunk: bytes) -> bool:
         if _PROGRESS in chunk:
             return True
-        self._watch = self._choices > 1 or _OPENING in chunk
+        self._note_opening(_OPENING in chunk)
         return False
+
+    def _note_opening(self, opens: bool) -> None:
+        self._watch = self._choices > 1 or opens
+        self._others += opens
 
     def _feed_any(self, chunk: bytes) -> bytes:
         if self._over:
@@ -242,8 +253,9 @@ class EventStream:
             self.events += 1
             return start
         self.events += 1
-        self._watch = self._choices > 1 or data.find(_OPENING, start, end) >= 0
+        self._note_opening(data.find(_OPENING, start, end) >= 0)
         if data.find(_TOKEN, start, end) < 0:
+            self._others += 1
             self._note_report(data[start:end])
         return start
 
