@@ -41,11 +41,11 @@ class Bench:
         """One request of the key *name*."""
         return await ask(self.service.port, request(self.secrets[name], script, stream=stream))
 
-    async def lone_s(self, name: str, script: str, rounds: int = 4) -> float:
-        """Median seconds of an answer while no one waits: as many at a time as there are slots."""
+    async def lone_s(self, name: str, script: str, rounds: int = 4, width: int = SLOTS) -> float:
+        """Median seconds of an answer while no one waits, *width* at a time."""
         took_s: list[float] = []
         for _ in range(rounds):
-            answers = await together([lambda: self.ask(name, script)] * SLOTS)
+            answers = await together([lambda: self.ask(name, script)] * width)
             assert all(answer.good for answer in answers), answers
             took_s += [answer.took_s for answer in answers]
         return median(took_s)

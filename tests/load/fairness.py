@@ -13,6 +13,7 @@ import asyncio
 import random
 import sys
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
 
@@ -131,7 +132,7 @@ async def _weighted_shares(
     counted: Counter[str] = Counter()
     seen, done = 0, asyncio.Event()
 
-    def counter(name: str) -> None:
+    def count(name: str) -> None:
         nonlocal seen
         seen += 1
         if seen > 2 * SLOTS:  # those that were let in before both were there do not count
@@ -139,14 +140,17 @@ async def _weighted_shares(
         if counted.total() >= enough:
             done.set()
 
-    def got(name: str, answer: Answer) -> None:
-        assert answer.good, answer
-        if not done.is_set():
-            counter(name)
+    def counter_of(name: str) -> Callable[[Answer], None]:
+        def got(answer: Answer) -> None:
+            assert answer.good, answer
+            if not done.is_set():
+                count(name)
+
+        return got
 
     async with Watch(bench.service) as watch:
         floods = [
-            asyncio.create_task(bench.flood(name, script, _WIDTH, lambda a, n=name: got(n, a)))
+            asyncio.create_task(bench.flood(name, script, _WIDTH, counter_of(name)))
             for name in weights
         ]
         finished = asyncio.create_task(done.wait())

@@ -24,8 +24,6 @@ __all__ = ["Overload", "overload"]
 _KEYS = 20
 _TOKENS = 5
 _TIMES = 10
-_WARM_UP = 5.0
-"""Service times before the closed loop is counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +46,11 @@ class Overload:
     def refusals_s(self) -> list[float]:
         """How long each refusal took, from the moment its client meant to ask."""
         return [answer.took_s for answer in self.answers if answer.refused]
+
+    @property
+    def p99_of_refusals_s(self) -> float:
+        """All but one in a hundred were told within this."""
+        return percentile(self.refusals_s, 99)
 
     @property
     def kinds(self) -> Counter[str]:
@@ -103,7 +106,7 @@ async def _overload(
 ) -> Overload:
     script = f"tokens={_TOKENS} delay_ms={1000 * service_s / _TOKENS:g}"
     alone_s = await bench.lone_s("key-0", script)
-    capacity = await _capacity(bench, script, max(2.0, seconds / 6), _WARM_UP * service_s)
+    capacity = await _capacity(bench, script, max(2.0, seconds / 6))
     await asyncio.to_thread(engine_stats, bench.service, active=0)
     crowd = _Crowd(bench, script, _TIMES * capacity, chance)
     async with Watch(bench.service) as watch:
@@ -125,17 +128,26 @@ async def _overload(
     )
 
 
-async def _capacity(bench: Bench, script: str, seconds: float, warm_up_s: float) -> float:
+async def _capacity(bench: Bench, script: str, seconds: float) -> float:
     """Answers a second while two clients share each slot: it is never idle, and few wait."""
     ended_s: list[float] = []
     flood = asyncio.create_task(
         bench.flood("key-0", script, 2 * SLOTS, lambda answer: ended_s.append(answer.ended_s))
     )
-    await asyncio.sleep(warm_up_s + seconds)
+    await asyncio.sleep(seconds)
     flood.cancel()
     await asyncio.gather(flood, return_exceptions=True)
-    since_s = ended_s[-1] - seconds
-    return sum(end_s > since_s for end_s in ended_s) / seconds
+    return _rate(ended_s, until_s=ended_s[-1])
+
+
+def _rate(ended_s: list[float], until_s: float) -> float:
+    """Answers a second from the end of the first round of all slots.
+
+    Slots that began together end together: counting from the last of the first round leaves whole
+    rounds, and the time in which nothing was there yet to end does not count.
+    """
+    ordered = sorted(ended_s)
+    return (len(ordered) - SLOTS) / (until_s - ordered[SLOTS - 1])
 
 
 class _Crowd:
@@ -157,14 +169,16 @@ class _Crowd:
     async def come(self, seconds: float) -> float:
         """Let clients come for so long; returns the good answers a second."""
         loop = asyncio.get_running_loop()
-        started_s = due_s = loop.time()
-        while due_s < started_s + seconds:
+        due_s = loop.time()
+        until_s = due_s + seconds
+        while due_s < until_s:
             late_s = loop.time() - due_s
             if late_s < 0:
                 await asyncio.sleep(-late_s)
             self._start(loop.create_task(self._one(self._chance.choice(self._requests), due_s)))
             due_s += self._chance.expovariate(self._rate)
-        return sum(answer.good for answer in self.answers) / (loop.time() - started_s)
+        ended_s = [answer.ended_s for answer in self.answers if answer.good]
+        return _rate(ended_s, until_s=loop.time())
 
     async def go(self) -> int:
         """Those who are still there leave; returns how many."""
