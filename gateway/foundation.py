@@ -55,6 +55,7 @@ def lay_foundation(settings: Settings, access_log: AccessLog, version: str) -> F
         version=version,
         platform=settings.platform,
         node_id=settings.node_id,
+        slots_limit=settings.max_concurrent_requests,
     )
     metrics = Metrics(keys_max=settings.metrics_max_keys, log_dropped=lambda: access_log.dropped)
     return Foundation(admission, status, metrics, access_log)

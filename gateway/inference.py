@@ -97,9 +97,8 @@ class Inference:
         facts = self.facts()
         if facts is None:
             assert call.principal is not None
-            self.spending.show(
-                call
-            )  # a heartbeat may send the headers before there is more to tell
+            # A heartbeat may send the headers before there is more to tell.
+            self.spending.show(call)
             wish = Wish(call.principal.key_id, slots=0, max_wait_s=patience_s)
             with await self.admission.slots(wish, call) as lease:
                 note_wait(call, lease)

@@ -13,7 +13,7 @@ Counting waits for the engine; checking and taking do not, and are one step.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NoReturn
 
 from gateway.call import Call
@@ -28,6 +28,7 @@ from gateway.limits.refusal import as_error
 from gateway.limits.reservation import Reservation
 from gateway.limits.standing import Refusal
 from gateway.prompt_counter import PromptCounter
+from gateway.queue.booking import Bookings
 from keys import Principal
 
 __all__ = ["Spending"]
@@ -47,7 +48,7 @@ class Spending:
         counter: Counts prompts exactly.
         clocks: The time.
         on_refused: Told the limit that refused.
-        retry_s: Estimated seconds until a request in flight ends.
+        retry_s: Estimated seconds from one free slot to the next.
     """
 
     ledger: Ledger
@@ -55,6 +56,8 @@ class Spending:
     clocks: Clocks
     on_refused: Callable[[str], None]
     retry_s: Callable[[], float]
+    bookings: Bookings = field(default_factory=Bookings)
+    """When each refused request should come back: one after another, as the limit allows."""
 
     def show(self, call: Call) -> list[tuple[str, str]]:
         """Put where the key stands now into the reply's headers; returns them."""
@@ -71,8 +74,8 @@ class Spending:
             ApiError: 429.
         """
         refusal = self.ledger.glance(_who(call), *self._times())
-        if refusal is not None:
-            self._refuse(refusal)
+        if refusal is not None and refusal.limit != "tokens":  # how many it wants is not known yet
+            self._refuse(_who(call), refusal)
 
     async def reserve(
         self, call: Call, plan: EngineCall, facts: ModelFacts, replan: Replan
@@ -87,7 +90,7 @@ class Spending:
         """
         who = _who(call)
         if not plan.tasks:  # it only counts tokens, and uses none
-            return plan, self._taken(self._take(who, plan, 0))
+            return plan, self._taken(who, self._take(who, plan, 0))
         bound = _upper_bound(plan, facts)
         counts = None
         if bound >= facts.context_tokens:
@@ -105,20 +108,32 @@ class Spending:
             if room >= 1:
                 plan = replan(room)
                 taken = self._take(who, plan, prompt + _answer_tokens(plan, facts, counts))
-        return plan, self._taken(taken)
+        return plan, self._taken(who, taken)
 
     def _take(self, who: Principal, plan: EngineCall, tokens: int) -> Reservation | Refusal:
         now, wall = self._times()
         return self.ledger.reserve(who, requests=plan.choices, tokens=tokens, now=now, wall=wall)
 
-    def _taken(self, taken: Reservation | Refusal) -> Reservation:
+    def _taken(self, who: Principal, taken: Reservation | Refusal) -> Reservation:
         if isinstance(taken, Refusal):
-            self._refuse(taken)
+            self._refuse(who, taken)
         return taken
 
-    def _refuse(self, refusal: Refusal) -> NoReturn:
+    def _refuse(self, who: Principal, refusal: Refusal) -> NoReturn:
         self.on_refused(refusal.limit)
-        raise as_error(refusal, in_flight_retry_s=self.retry_s())
+        raise as_error(refusal, retry_after_s=self._come_back_s(who, refusal))
+
+    def _come_back_s(self, who: Principal, refusal: Refusal) -> float | None:
+        """Seconds after which the request passes, if those refused before come back as told."""
+        first_s = refusal.retry_after_s
+        if first_s is None or refusal.limit == "tokens_per_day":
+            return first_s
+        if refusal.limit == "concurrency":
+            first_s = interval_s = self.retry_s()
+        else:
+            interval_s = refusal.requested * 60.0 / refusal.limit_value
+        whose = (who.key_id, refusal.limit)
+        return self.bookings.book(whose, self.clocks.monotonic(), first_s, interval_s)
 
     async def _count(self, plan: EngineCall, facts: ModelFacts) -> tuple[int, ...] | None:
         """Exact tokens of each prompt.

@@ -25,6 +25,7 @@ class ServiceStatus:
         version: Version of the service.
         platform: Where it runs, in one word.
         node_id: The operator's name of this box, or nothing.
+        slots_limit: Requests at a time, when fewer than the engine's slots are wanted.
     """
 
     def __init__(
@@ -35,12 +36,14 @@ class ServiceStatus:
         version: str,
         platform: str,
         node_id: str | None,
+        slots_limit: int | None = None,
     ) -> None:
         self._admission = admission
         self._clock = clock
         self.version = version
         self.platform = platform
         self.node_id = node_id
+        self._slots_limit = slots_limit
         self.engine = EngineSnapshot()
         self.preparing = False
         """The engine or the model is being fetched, built or checked."""
@@ -90,13 +93,19 @@ class ServiceStatus:
             in_flight=self._admission.in_flight,
             queued=self._admission.queued,
             lingering=self._admission.lingering,
-            slots=self.engine.props.slots if self.engine.props is not None else 0,
+            slots=self._slots(),
             engine=self.engine_facts(),
             loop_seen_s=self.loop_seen_s,
             idle_s=0.0 if working else max(0.0, self._clock() - self._idle_since_s),
             version=self.version,
             platform=self.platform,
         )
+
+    def _slots(self) -> int:
+        """Requests that may run at once; 0 before the engine has told."""
+        if self.engine.props is None:
+            return 0
+        return min(self.engine.props.slots, self._slots_limit or self.engine.props.slots)
 
     def engine_facts(self) -> dict[str, Any]:
         """Facts about the engine, for holders of a key; probes show a part of them."""

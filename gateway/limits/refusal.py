@@ -8,21 +8,25 @@ from gateway.limits.standing import Refusal
 __all__ = ["as_error"]
 
 
-def as_error(refusal: Refusal, *, in_flight_retry_s: float) -> ApiError:
+_NAMES = {"requests": "requests per minute", "tokens": "tokens per minute"}
+
+
+def as_error(refusal: Refusal, *, retry_after_s: float | None) -> ApiError:
     """
     The error of a refusal.
 
     Args:
         refusal: What the ledger said.
-        in_flight_retry_s: Seconds until a request in flight may have ended.
+        retry_after_s: Seconds after which this request should come back; None if it should not.
     """
+    name = _NAMES.get(refusal.limit, "requests at a time")
     limit, asked, left = refusal.limit_value, refusal.requested, refusal.remaining
     if refusal.limit == "tokens_per_day":
         return _quota(refusal)
-    if refusal.retry_after_s is None:
+    if retry_after_s is None:
         return ApiError(
             "rate_limit_exceeded",
-            f"Request too large for this API key's limit of {refusal.limit.replace('_', ' ')}: "
+            f"Request too large for this API key's limit of {name}: "
             f"limit {limit}, requested {asked}.",
             hint="Ask for fewer tokens (max_tokens) or fewer answers in one request.",
             retryable=False,
@@ -31,14 +35,13 @@ def as_error(refusal: Refusal, *, in_flight_retry_s: float) -> ApiError:
         return ApiError(
             "rate_limit_exceeded",
             f"This API key may have {limit} requests at a time; {limit - left} are in progress.",
-            retry_after_s=in_flight_retry_s,
+            retry_after_s=retry_after_s,
         )
     return ApiError(
         "rate_limit_exceeded",
-        f"Rate limit reached for {refusal.limit} per minute: "
-        f"limit {limit}, remaining {left}, requested {asked}. "
-        f"Please try again in {refusal.retry_after_s:.3f}s.",
-        retry_after_s=refusal.retry_after_s,
+        f"Rate limit reached for {name}: limit {limit}, remaining {left}, requested {asked}. "
+        f"Please try again in {retry_after_s:.3f}s.",
+        retry_after_s=retry_after_s,
     )
 
 

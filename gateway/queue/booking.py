@@ -8,7 +8,10 @@ booking is moved with it. Places far in the future are not booked: nobody waits 
 
 from __future__ import annotations
 
-__all__ = ["Booking"]
+from collections import OrderedDict
+from collections.abc import Hashable
+
+__all__ = ["Booking", "Bookings"]
 
 
 class Booking:
@@ -55,3 +58,31 @@ class Booking:
         if self._interval_s > 0:
             ahead_s *= interval_s / self._interval_s
         return now + ahead_s + interval_s
+
+
+class Bookings:
+    """
+    A booking for each of many.
+
+    Args:
+        horizon_s: As for one.
+        at_most: Remembered at a time; the one that booked longest ago is forgotten first.
+    """
+
+    def __init__(self, horizon_s: float = 60.0, at_most: int = 10_000) -> None:
+        self._horizon_s = horizon_s
+        self._at_most = at_most
+        self._of: OrderedDict[Hashable, Booking] = OrderedDict()
+
+    def __repr__(self) -> str:
+        return f"<Bookings of {len(self._of)}>"
+
+    def book(self, whose: Hashable, now: float, first_in_s: float, interval_s: float) -> float:
+        """Book the next place of *whose*; the rest as `Booking.book`."""
+        booking = self._of.get(whose)
+        if booking is None:
+            booking = self._of[whose] = Booking(self._horizon_s)
+            if len(self._of) > self._at_most:
+                self._of.popitem(last=False)
+        self._of.move_to_end(whose)
+        return booking.book(now, first_in_s, interval_s)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from gateway.queue.booking import Booking
+from gateway.queue.booking import Bookings
 from gateway.queue.fairqueue import FairQueue, Place
 from gateway.queue.rates import ServiceRates
 from gateway.queue.ticket import Ticket
@@ -18,7 +18,6 @@ from gateway.queue.turns import Lease
 __all__ = ["Outlook"]
 
 _FORECAST_LASTS_S = 0.5
-_MOST_BOOKINGS = 1000
 _SHORTEST_INTERVAL_S = 0.001
 
 
@@ -45,8 +44,7 @@ class Outlook:
         self._queue = queue
         self._rates = rates
         self._jitter = jitter
-        self._horizon_s = horizon_s
-        self._bookings: dict[str, Booking] = {}
+        self._bookings = Bookings(horizon_s)
         self._forecast: dict[Ticket, Place] = {}
         self._forecast_s = float("-inf")
 
@@ -67,11 +65,9 @@ class Outlook:
             slots: Slots of the engine, at least 1.
             now: Seconds on the monotonic clock.
         """
-        if len(self._bookings) > _MOST_BOOKINGS:
-            self._bookings.clear()
-        booking = self._bookings.setdefault(booked_for, Booking(horizon_s=self._horizon_s))
         interval_s = self.interval_s(slots)
-        return booking.book(now, interval_s, interval_s) * (1.0 + 0.1 * self._jitter())
+        wait_s = self._bookings.book(booked_for, now, interval_s, interval_s)
+        return wait_s * (1.0 + 0.1 * self._jitter())
 
     def longest_wait_s(self, running: Iterable[Lease], slots: int, now: float) -> float | None:
         """An estimate that nobody's in the queue can exceed, without looking at places.
@@ -100,7 +96,8 @@ class Outlook:
             now: Seconds on the monotonic clock.
             anew: Whether an order that is half a second old will not do.
         """
-        if anew or now - self._forecast_s >= _FORECAST_LASTS_S:
+        newcomer = ticket not in self._forecast
+        if anew or newcomer or now - self._forecast_s >= _FORECAST_LASTS_S:
             self._forecast_s, self._forecast = now, self._queue.forecast(now)
         place = self._forecast.get(ticket)
         if place is None:

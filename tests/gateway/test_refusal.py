@@ -6,7 +6,7 @@ from gateway.limits.standing import Refusal
 
 
 def told(refusal: Refusal) -> tuple[ApiError, dict[str, str]]:
-    error = as_error(refusal, in_flight_retry_s=0.4)
+    error = as_error(refusal, retry_after_s=refusal.retry_after_s)
     return error, dict(error.headers())
 
 
@@ -32,8 +32,8 @@ def test_request_larger_than_the_whole_limit_is_not_worth_a_retry() -> None:
         assert "limit 100, requested 101" in error.message
 
 
-def test_place_among_requests_in_flight_is_timed_by_what_requests_take() -> None:
-    error, headers = told(Refusal("concurrency", 1.0, 3, 1, 0))
+def test_refusal_for_requests_in_flight_says_how_many_there_are() -> None:
+    error, headers = told(Refusal("concurrency", 0.4, 3, 1, 0))
     assert headers["retry-after-ms"] == "400"
     assert "3 requests at a time; 3 are in progress" in error.message
 
