@@ -247,7 +247,7 @@ class Relay:
 
     def _close_books(self, call: Call, pump: Pump, lease: Lease) -> None:
         pump.stop()
-        outcome = account_stream(call, pump)
+        account_stream(call, pump)
         events = pump.events
         lease.abandoned = not (events.done or events.error is not None)
         if events.done:
@@ -255,8 +255,7 @@ class Relay:
                 lease,
                 prompt_tokens=call.record.prompt_tokens - call.record.cached_tokens,
                 completion_tokens=call.record.completion_tokens,
-                prompt_ms=outcome.prompt_ms,
-                predicted_ms=outcome.predicted_ms,
+                prefill_s=pump.prefill_s,
             )
 
 

@@ -103,16 +103,21 @@ class Admission:
         *,
         prompt_tokens: int,
         completion_tokens: int = 0,
-        prompt_ms: float | None = None,
-        predicted_ms: float | None = None,
+        prefill_s: float | None = None,
     ) -> None:
-        """Take note of what a complete answer took, for estimates to come."""
+        """Take note of what a complete answer took, for estimates to come.
+
+        Args:
+            lease: The slots it had.
+            prompt_tokens: Tokens of the prompts that were worked on.
+            completion_tokens: Tokens of all answers together.
+            prefill_s: Seconds until the first event of an answer; None for a reply in one piece.
+        """
         self.rates.note(
             slot_s=lease.slots * (self._clock() - lease.granted_s),
+            prefill_s=None if prefill_s is None else lease.slots * prefill_s,
             prompt_tokens=prompt_tokens,
             completion_tokens=completion_tokens,
-            prompt_ms=prompt_ms,
-            predicted_ms=predicted_ms,
         )
 
     def set_capacity(self, slots: int) -> None:

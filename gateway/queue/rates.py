@@ -17,6 +17,7 @@ _MEMORY = 32  # requests; each new one counts for at least 1/32
 _GUESS_PROMPT_S = 0.002  # per token
 _GUESS_COMPLETION_S = 0.05  # per token
 _GUESS_COMPLETION_TOKENS = 128.0
+_GUESS_REQUEST_S = 2.0  # rather too fast: whoever is called back too early asks again
 
 _MOST_S = 3600.0  # no estimate is longer, and no single measurement counts for more
 
@@ -79,45 +80,36 @@ class ServiceRates:
     def mean_s(self) -> float:
         """Slot-seconds of a request, on average; above 0 while nothing is known."""
         if not self.known:
-            return _GUESS_COMPLETION_S * _GUESS_COMPLETION_TOKENS
+            return _GUESS_REQUEST_S
         return self._slot.value
 
     def note(
-        self,
-        *,
-        slot_s: float,
-        prompt_tokens: int,
-        completion_tokens: int,
-        prompt_ms: float | None,
-        predicted_ms: float | None,
+        self, *, slot_s: float, prefill_s: float | None, prompt_tokens: int, completion_tokens: int
     ) -> None:
         """Learn from a request that ran to its end.
 
-        Without the engine's timings all the time counts for the completion, or for the prompt if
-        there is no completion. What is not a sane measurement is ignored.
+        All is measured here: what an engine says of its own times leaves out what it was held up
+        by. What is not a sane measurement is ignored.
 
         Args:
             slot_s: Slots times the seconds they were held.
-            prompt_tokens: Tokens of the prompts, those from the engine's cache included.
+            prefill_s: The part of them before the first token; None if that is not known.
+            prompt_tokens: Tokens of the prompts that were worked on.
             completion_tokens: Tokens generated; 0 for embeddings and the like.
-            prompt_ms: Milliseconds the engine read the prompt for.
-            predicted_ms: Milliseconds the engine generated for.
         """
         if not _sane(slot_s):
             return
         slot_s = min(slot_s, _MOST_S)
         self._slot.note(slot_s)
-        if completion_tokens > 0:
-            self._completion_tokens.note(completion_tokens)
-        prompt_s = _seconds(prompt_ms)
-        predicted_s = _seconds(predicted_ms)
-        if predicted_s is None:
-            predicted_s = max(slot_s - (prompt_s or 0.0), 0.0)
-        if prompt_s is None and completion_tokens <= 0:
-            prompt_s = slot_s
-        if prompt_s is not None:
-            self._prompt.note(prompt_s, prompt_tokens)
-        self._completion.note(predicted_s, completion_tokens)
+        if completion_tokens <= 0:
+            self._prompt.note(slot_s, prompt_tokens)
+            return
+        known = prefill_s is not None and _sane(prefill_s)
+        prefill_s = min(prefill_s, slot_s) if known and prefill_s is not None else 0.0
+        if known:
+            self._prompt.note(prefill_s, prompt_tokens)
+        self._completion_tokens.note(completion_tokens)
+        self._completion.note(slot_s - prefill_s, completion_tokens)
 
     def expect_s(self, *, prompt_tokens: int, max_tokens: int | None, tasks: int) -> float:
         """Estimate the slot-seconds of a request.
@@ -146,9 +138,3 @@ class ServiceRates:
 
 def _sane(value: float) -> bool:
     return math.isfinite(value) and value >= 0
-
-
-def _seconds(milliseconds: float | None) -> float | None:
-    if milliseconds is None or not _sane(milliseconds):
-        return None
-    return min(milliseconds / 1000.0, _MOST_S)

@@ -42,8 +42,10 @@ class Pump:
         self.over: asyncio.Future[ApiError | None] = loop.create_future()
         """Done when the answer is complete (None) or failed."""
         self.kept: list[bytes] = []
-        self.heard_s = loop.time()
-        """Monotonic seconds of the last sign of life."""
+        self.started_s = self.heard_s = loop.time()
+        """Monotonic seconds: of the beginning, of the last sign of life."""
+        self.prefill_s: float | None = None
+        """Seconds from the beginning to the first event; None before it came."""
         self._loop = loop
         self._time = loop.time
         self._on_lost = on_lost
@@ -108,6 +110,7 @@ class Pump:
     def _keep(self, events: bytes) -> None:
         self.kept.append(events)
         if not self.begun.done():
+            self.prefill_s = self._time() - self.started_s
             self.begun.set_result(None)
 
     def _pass_on(self, events: bytes) -> None:

@@ -53,9 +53,7 @@ class Door(Admission):
 
     def one_took(self, seconds: float) -> None:
         """A request came and went."""
-        self.rates.note(
-            slot_s=seconds, prompt_tokens=1, completion_tokens=1, prompt_ms=None, predicted_ms=None
-        )
+        self.rates.note(slot_s=seconds, prefill_s=None, prompt_tokens=1, completion_tokens=1)
 
 
 async def waiting(door: Door, slots: int = 1, **more: Any) -> asyncio.Task[Lease]:

@@ -15,10 +15,9 @@ def note(rates: ServiceRates, **changes: float | int | None) -> None:
     """A request of 1000 prompt tokens in 1 s and 100 tokens in 2 s."""
     values: dict[str, float | int | None] = {
         "slot_s": 3.0,
+        "prefill_s": 1.0,
         "prompt_tokens": 1000,
         "completion_tokens": 100,
-        "prompt_ms": 1000.0,
-        "predicted_ms": 2000.0,
     }
     rates.note(**(values | changes))  # type: ignore[arg-type]
 
@@ -64,8 +63,8 @@ def test_first_requests_are_averaged_evenly() -> None:
 
 def test_long_requests_count_for_more_than_short_ones() -> None:
     rates = ServiceRates()
-    note(rates, completion_tokens=1000, predicted_ms=10_000.0)
-    note(rates, completion_tokens=1, predicted_ms=1000.0)
+    note(rates, completion_tokens=1000, slot_s=11.0)
+    note(rates, completion_tokens=1, slot_s=2.0)
     assert expect(rates, 0, 1) == pytest.approx(11.0 / 1001)
 
 
@@ -74,23 +73,23 @@ def test_estimates_follow_a_change_within_some_dozens_of_requests() -> None:
     for _ in range(1000):
         note(rates)
     for _ in range(100):
-        note(rates, slot_s=30.0, prompt_ms=10_000.0, predicted_ms=20_000.0)
+        note(rates, slot_s=30.0, prefill_s=10.0)
     assert rates.mean_s == pytest.approx(30.0, rel=0.05)
     assert expect(rates, 1000, None) == pytest.approx(30.0, rel=0.05)
 
 
-def test_without_timings_time_is_told_from_the_slot() -> None:
+def test_without_a_first_token_all_the_time_counts_for_one_of_both() -> None:
     generates, embeds = ServiceRates(), ServiceRates()
-    note(generates, prompt_ms=None, predicted_ms=None)
+    note(generates, prefill_s=None)
     assert expect(generates, 0, 100) == pytest.approx(3.0)
-    note(embeds, prompt_ms=None, predicted_ms=None, completion_tokens=0)
+    note(embeds, prefill_s=None, completion_tokens=0)
     assert expect(embeds, 1000, 0) == pytest.approx(3.0)
 
 
 def test_prompts_without_completion_leave_the_usual_length_alone() -> None:
     rates = ServiceRates()
     note(rates)
-    note(rates, completion_tokens=0, predicted_ms=0.0)
+    note(rates, completion_tokens=0, prefill_s=None)
     assert expect(rates, 0, None) == pytest.approx(2.0)
 
 
@@ -100,7 +99,7 @@ def test_what_is_no_measurement_is_ignored(bad: float) -> None:
     note(rates, slot_s=bad)
     assert not rates.known
     note(rates)
-    note(rates, prompt_ms=bad, predicted_ms=bad)
+    note(rates, prefill_s=bad)
     assert rates.mean_s == 3.0
     assert math.isfinite(expect(rates, 1000, None))
 
@@ -111,26 +110,25 @@ tokens = st.integers(min_value=-5, max_value=10**9)
 
 @settings(deadline=None)
 @given(
-    st.lists(st.tuples(anything, tokens, tokens, anything | st.none(), anything | st.none())),
+    st.lists(st.tuples(anything, tokens, tokens, anything | st.none())),
     tokens,
     tokens | st.none(),
     st.integers(0, 1000),
 )
 def test_estimates_stay_between_a_millisecond_and_an_hour(
-    notes: list[tuple[float, int, int, float | None, float | None]],
+    notes: list[tuple[float, int, int, float | None]],
     prompt: int,
     most: int | None,
     tasks: int,
 ) -> None:
     rates = ServiceRates()
-    for slot_s, prompt_tokens, completion_tokens, prompt_ms, predicted_ms in notes:
+    for slot_s, prompt_tokens, completion_tokens, prefill_s in notes:
         note(
             rates,
             slot_s=slot_s,
             prompt_tokens=prompt_tokens,
             completion_tokens=completion_tokens,
-            prompt_ms=prompt_ms,
-            predicted_ms=predicted_ms,
+            prefill_s=prefill_s,
         )
     assert 0.001 <= expect(rates, prompt, most, tasks) <= 3600.0
     assert 0.0 <= rates.mean_s <= 3600.0
