@@ -141,6 +141,19 @@ def test_running_stream_holds_its_worst_case_and_gives_the_rest_back(who: Caller
     assert 5 < charged(who) < 100
 
 
+def test_refusal_does_not_outlive_what_was_held_when_it_was_made(caller: NewCaller) -> None:
+    who = caller("--tpm", "3000")
+    with who.streaming(ENDLESS, max_tokens=None) as (_, lines):
+        next(lines)
+        for _ in range(3):
+            assert who.chat(max_tokens=None).status_code == 429
+    who.idle_key()
+    reply = who.chat(max_tokens=None)  # wants all of a minute, of which a few tokens are missing
+    if reply.status_code == 429:
+        assert "x-should-retry" not in reply.headers
+        assert int(reply.headers["retry-after-ms"]) < 3000
+
+
 # -- answers that break off
 
 
