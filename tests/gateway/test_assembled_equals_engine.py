@@ -93,13 +93,6 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         CHAT,
         {**TOOLS, "parallel_tool_calls": True, "tool_choice": "required", "max_tokens": 200},
     ),
-    "schema and logprobs": (
-        CHAT,
-        {
-            **{"messages": HI, "max_tokens": 60, "response_format": SHAPED},
-            **{"logprobs": True, "top_logprobs": 2},
-        },
-    ),
     "schema cut short": (CHAT, {"messages": HI, "max_tokens": 5, "response_format": SHAPED}),
     "length by its newer name": (CHAT, {"messages": HI, "max_completion_tokens": 7}),
     "sampled": (CHAT, {"messages": HI, "max_tokens": 30, "temperature": 0.8, "top_k": 20}),
