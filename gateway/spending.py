@@ -4,8 +4,8 @@ Order, cheapest first:
 1. `glance`, before the body is read: is there anything left at all?
 2. `reserve`, once the call is planned. A loose upper bound from the size of the body decides most
    cases. Where it does not (the prompt might not fit, a limit is near), the engine counts;
-3. an answer whose length the client left open is cut down to what its key can still pay, instead
-   of being refused for a length that nobody asked for.
+3. an answer whose length the client left open is cut down to what its key has left, as long as
+   that is a useful length: it is not refused for a length that nobody asked for.
 
 Counting waits for the engine; checking and taking do not, and are one step.
 """
@@ -21,6 +21,7 @@ from gateway.clocks import Clocks
 from gateway.dialects import EngineCall, ModelFacts
 from gateway.dialects.rerank import RERANK_DIALECT
 from gateway.engine_errors import context_exceeded
+from gateway.errors import RETRY_AFTER_MAX_S
 from gateway.limits.estimate import upper_tokens
 from gateway.limits.headers import rate_headers
 from gateway.limits.ledger import Ledger
@@ -32,6 +33,9 @@ from gateway.queue.booking import Bookings
 from keys import Principal
 
 __all__ = ["Spending"]
+
+_USEFUL_TOKENS = 256
+"""An open answer may be cut down to so many tokens, or to twice the usual ones if that is more."""
 
 _MEDIA = (b'"image_url":', b'"input_audio":')
 
@@ -48,6 +52,7 @@ class Spending:
         counter: Counts prompts exactly.
         clocks: The time.
         on_refused: Told the limit that refused.
+        usual_tokens: Tokens of an ordinary answer.
         retry_s: Estimated seconds from one free slot to the next.
     """
 
@@ -56,6 +61,7 @@ class Spending:
     clocks: Clocks
     on_refused: Callable[[str], None]
     retry_s: Callable[[], float]
+    usual_tokens: Callable[[], int]
     bookings: Bookings = field(default_factory=Bookings)
     """When each refused request should come back: one after another, as the limit allows."""
 
@@ -104,10 +110,11 @@ class Spending:
         for _ in ("minute", "day"):  # each may refuse what the other would let pass
             if not (isinstance(taken, Refusal) and plan.open_ended):
                 break
-            room = _affordable(taken, prompt) // plan.choices
-            if room >= 1:
-                plan = replan(room)
-                taken = self._take(who, plan, prompt + _answer_tokens(plan, facts, counts))
+            room = self._room(taken, prompt, plan.choices)
+            if room < 1:
+                break
+            plan = replan(room)
+            taken = self._take(who, plan, prompt + _answer_tokens(plan, facts, counts))
         return plan, self._taken(who, taken)
 
     def _take(self, who: Principal, plan: EngineCall, tokens: int) -> Reservation | Refusal:
@@ -124,16 +131,32 @@ class Spending:
         raise as_error(refusal, retry_after_s=self._come_back_s(who, refusal))
 
     def _come_back_s(self, who: Principal, refusal: Refusal) -> float | None:
-        """Seconds after which the request passes, if those refused before come back as told."""
+        """Seconds after which the request should come back.
+
+        For requests per minute that is when it passes if those refused before it come back as they
+        were told: many workers share a key, and SDKs give up after two tries. Tokens that are
+        reserved come back sooner or later than can be told, so nobody's place is booked there.
+        """
         first_s = refusal.retry_after_s
-        if first_s is None or refusal.limit == "tokens_per_day":
+        if first_s is None or refusal.limit in ("tokens", "tokens_per_day"):
             return first_s
         if refusal.limit == "concurrency":
             first_s = interval_s = self.retry_s()
         else:
             interval_s = refusal.requested * 60.0 / refusal.limit_value
         whose = (who.key_id, refusal.limit)
-        return self.bookings.book(whose, self.clocks.monotonic(), first_s, interval_s)
+        booked_s = self.bookings.book(whose, self.clocks.monotonic(), first_s, interval_s)
+        return min(booked_s, max(first_s, RETRY_AFTER_MAX_S))
+
+    def _room(self, refusal: Refusal, prompt: int, choices: int) -> int:
+        """Tokens that each open answer may have instead; 0 if none would help."""
+        if refusal.limit not in ("tokens", "tokens_per_day"):
+            return 0
+        left = (refusal.remaining - prompt) // choices
+        most = (refusal.limit_value - prompt) // choices
+        useful = min(max(_USEFUL_TOKENS, 2 * self.usual_tokens()), most)
+        # A minute's tokens come back, so a wait for a useful length is worth it; a day's do not.
+        return max(left, useful) if refusal.limit == "tokens" else left
 
     async def _count(self, plan: EngineCall, facts: ModelFacts) -> tuple[int, ...] | None:
         """Exact tokens of each prompt.
@@ -179,12 +202,3 @@ def _answer_tokens(plan: EngineCall, facts: ModelFacts, counts: tuple[int, ...] 
 
 def _about_tokens(taken: Reservation | Refusal) -> bool:
     return isinstance(taken, Refusal) and taken.limit in ("tokens", "tokens_per_day")
-
-
-def _affordable(refusal: Refusal, prompt: int) -> int:
-    """Tokens that are left for answers: of the whole bucket, which refills, or of the day."""
-    if refusal.limit == "tokens" and refusal.retry_after_s is None:
-        return refusal.limit_value - prompt
-    if refusal.limit == "tokens_per_day":
-        return refusal.remaining - prompt
-    return 0

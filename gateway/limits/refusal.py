@@ -47,12 +47,16 @@ def as_error(refusal: Refusal, *, retry_after_s: float | None) -> ApiError:
 
 def _quota(refusal: Refusal) -> ApiError:
     """A day's tokens are spent; or only held by requests in flight, which a moment may cure."""
-    soon = refusal.retry_after_s is not None and refusal.retry_after_s <= 1.0
+    if refusal.retry_after_s is not None and refusal.retry_after_s <= 1.0:
+        return ApiError(
+            "rate_limit_exceeded",
+            f"This API key may use {refusal.limit_value} tokens a day, and requests in progress "
+            f"hold what is left but {refusal.remaining}; {refusal.requested} were requested.",
+            retry_after_s=refusal.retry_after_s,
+        )
     return ApiError(
         "insufficient_quota",
         f"This API key may use {refusal.limit_value} tokens a day: {refusal.remaining} are left, "
         f"{refusal.requested} were requested.",
         hint="The count starts anew at 00:00 UTC; a smaller max_tokens needs less of it.",
-        retry_after_s=refusal.retry_after_s if soon else None,
-        retryable=soon,
     )

@@ -83,6 +83,12 @@ class ServiceRates:
             return _GUESS_REQUEST_S
         return self._slot.value
 
+    @property
+    def usual_tokens(self) -> int:
+        """Tokens that are generated for a request, on average; a guess before any was."""
+        usual = self._completion_tokens
+        return math.ceil(usual.value if usual.count else _GUESS_COMPLETION_TOKENS)
+
     def note(
         self, *, slot_s: float, prefill_s: float | None, prompt_tokens: int, completion_tokens: int
     ) -> None:

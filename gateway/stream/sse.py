@@ -79,6 +79,7 @@ class EventStream:
         "_prompts",
         "_reports",
         "_scanned",
+        "_sizes",
         "_skipping",
         "_watch",
         "done",
@@ -102,12 +103,13 @@ class EventStream:
         self.prefill: float | None = None
         """How much of the prompt has been worked off, 0 to 1."""
         self.prompt_tokens: int | None = None
-        """Size of the prompt as progress told it; there even if the stream breaks off."""
+        """Size of all prompts as progress told it; there even if the stream breaks off."""
         self.mid_event = False
         """Part of an unfinished event has been passed on; a blank line must come before more."""
         self._others = 0  # events passed on that bring no token
         self._choices = choices
         self._prompts = prompts
+        self._sizes: dict[int, int] = {}  # tokens, by prompt
         self._reports: deque[bytes] = deque(maxlen=2 * choices + 2)
         self._watch = True  # progress may still come
         self._plain = True  # nothing is held back, and the stream is not over
@@ -276,10 +278,18 @@ class EventStream:
             return False
         total, processed = progress.get("total"), progress.get("processed")
         if isinstance(total, int) and isinstance(processed, int) and total > 0:
-            self.prompt_tokens = total
+            self._sizes[self._prompt_of(payload)] = total
+            self.prompt_tokens = sum(self._sizes.values())
             self.prefill = min(1.0, max(0.0, processed / total))
         choices = payload.get("choices")
         return isinstance(choices, list) and any(map(_brings_text, choices))
+
+    def _prompt_of(self, event: dict[str, Any]) -> int:
+        """Which prompt an event is about; choices are numbered prompt by prompt."""
+        choices = event.get("choices")
+        first = choices[0] if isinstance(choices, list) and choices else None
+        index = first.get("index") if isinstance(first, dict) else None
+        return index * self._prompts // self._choices if isinstance(index, int) else 0
 
     def _note_report(self, event: bytes) -> None:
         if len(event) <= _REPORT_LIMIT_BYTES and any(mark in event for mark in _REPORTS):

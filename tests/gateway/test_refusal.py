@@ -47,6 +47,6 @@ def test_spent_day_is_a_quota_and_no_wait_is_told() -> None:
 
 def test_day_that_is_only_held_by_others_may_be_tried_again() -> None:
     error, headers = told(Refusal("tokens_per_day", 1.0, 1000, 50, 20))
-    assert error.code == "insufficient_quota"
+    assert error.code == "rate_limit_exceeded"
     assert headers["retry-after-ms"] == "1000"
     assert "x-should-retry" not in headers

@@ -26,9 +26,10 @@ DONE = b"data: [DONE]\n\n"
 ERROR = b'data: {"error":{"code":500,"message":"x","type":"server_error"}}\n\n'
 
 
-def progress(processed: int, total: int) -> bytes:
+def progress(processed: int, total: int, index: int = 0) -> bytes:
     value = {"total": total, "cache": 0, "processed": processed, "time_ms": 1}
-    choice = {"finish_reason": None, "index": 0, "delta": {"role": "assistant", "content": None}}
+    delta = {"role": "assistant", "content": None}
+    choice = {"finish_reason": None, "index": index, "delta": delta}
     event = {"choices": [choice], "prompt_progress": value}
     return b"data: " + json.dumps(event, separators=(",", ":")).encode() + b"\n\n"
 
@@ -341,3 +342,12 @@ def test_beginning_that_an_answer_continues_is_passed_on_with_its_progress() -> 
         events = EventStream()
         assert b"".join(map(events.feed, pieces)) == role + begun + role + TOKEN
         assert (events.events, events.progress_events, events.prefill) == (4, 3, 1.0)
+
+
+def test_prompts_of_a_list_are_each_counted_once_although_the_stream_breaks_off() -> None:
+    events = EventStream(choices=4, prompts=2)
+    for index, total in enumerate((100, 100, 7, 7)):
+        events.feed(progress(0, total, index))
+        events.feed(progress(total, total, index))
+    assert events.prompt_tokens == 107
+    assert events.outcome().prompt_tokens is None
