@@ -23,6 +23,9 @@ _log = logging.getLogger(__name__)
 _FIRST_PAUSE_S = 0.005
 _LONGEST_PAUSE_S = 0.05
 _ANSWER_TIMEOUT_S = 2.0
+_BEGINS_S = 0.1
+"""Until then a request that was sent is at work: llama-server takes the prompt apart first, and
+does so, and begins, also for a client who has left meanwhile."""
 _ON_ITS_WAY_S = 0.01
 """Until then the end of an answer has arrived here, after its slot became free."""
 _PATIENCE_S = 30.0
@@ -67,7 +70,9 @@ class SlotWatch:
         admission = self._admission
         pause_s, since_s = _FIRST_PAUSE_S, time()
         while admission.lingering:
-            await asyncio.sleep(pause_s)
+            await asyncio.sleep(max(pause_s, admission.left_unseen_s + _BEGINS_S - time()))
+            if time() < admission.left_unseen_s + _BEGINS_S:
+                continue  # another one was left meanwhile
             if await self._ask_once():
                 pause_s, since_s = _FIRST_PAUSE_S, time()
             elif time() - since_s >= _PATIENCE_S:

@@ -68,6 +68,8 @@ class Admission:
         self.taken = 0
         self.lingering = 0
         """Slots, counted in `taken`, that the engine has not let go of yet."""
+        self.left_unseen_s = float("-inf")
+        """When slots were last abandoned before the engine was known to work on them."""
         self.on_abandoned: Callable[[], None] | None = None
         """Told when slots begin to linger; whoever listens calls `settled` in the end."""
 
@@ -245,6 +247,8 @@ class Admission:
         self._queue.settle(lease.ticket, lease.slots * (self._clock() - lease.granted_s))
         if lease.abandoned and self.on_abandoned is not None:
             self.lingering += lease.slots
+            if not lease.at_work:
+                self.left_unseen_s = self._clock()
             self.on_abandoned()
             return
         self.taken -= lease.slots
