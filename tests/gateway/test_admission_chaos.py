@@ -29,6 +29,8 @@ from gateway.tasks import Tasks
 
 REQUESTS = 10_000
 MOST_TRIES = 5
+BEGINS_S = 0.03
+"""A request has its slot so long after it was sent, at most."""
 ON_ITS_WAY_S = 0.008
 """The end of an answer arrives so long after its slot became free, at most."""
 MAX_QUEUE, MAX_PER_KEY = 40, 15
@@ -87,7 +89,8 @@ class Engine:
         self._random = random
         self.slots = 0
         self.busy = 0
-        self.most_busy = 0
+        self.crowded = 0
+        """Requests that had to wait inside."""
         self.generation = 0
         self.death = asyncio.Event()
         self.alive = False
@@ -103,8 +106,7 @@ class Engine:
 
     def begin(self, slots: int) -> None:
         self.busy += slots
-        self.most_busy = max(self.most_busy, self.busy)
-        assert self.busy <= self.slots, "a request waits inside the engine"
+        self.crowded += self.busy > self.slots
 
     def end(self, slots: int, generation: int) -> None:
         if self.alive and self.generation == generation:
@@ -123,6 +125,21 @@ class Engine:
             return
         raise Died
 
+    async def lives_until(self, event: asyncio.Event) -> None:
+        """Wait for *event*.
+
+        Raises:
+            Died: There will be none.
+        """
+        waits = [asyncio.ensure_future(each.wait()) for each in (event, self.death)]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+        if self.death.is_set():
+            raise Died
+
     async def request(self, method: str, path: str, **_: Any) -> tuple[int, bytes]:
         """What `backend.busy_slots` asks; the answer is true for one moment on the way."""
         assert (method, path) == ("GET", "/slots")
@@ -135,6 +152,40 @@ class Engine:
         slots = [{"is_processing": number < self.busy} for number in range(self.slots)]
         await pause(self._random.uniform(0.0, 0.004))
         return 200, orjson.dumps(slots)
+
+
+class Job:
+    """One request inside the engine, which notices late that its client has left."""
+
+    def __init__(self, engine: Engine, slots: int, *, linger_s: float) -> None:
+        self.begun = asyncio.Event()
+        self._engine = engine
+        self._slots = slots
+        self._generation = engine.generation
+        self._linger_s = linger_s
+        self._left = self._ended = False
+
+    def begin(self) -> None:
+        """Its prompt has been taken apart: it gets its slots, whoever still listens."""
+        if self._engine.alive and self._engine.generation == self._generation:
+            self._engine.begin(self._slots)
+            self.begun.set()
+            if self._left:
+                self._linger()
+
+    def end(self) -> None:
+        if not self._ended:
+            self._ended = True
+            self._engine.end(self._slots, self._generation)
+
+    def leave(self) -> None:
+        """The client is gone; nothing happens when it had its answer."""
+        self._left = True
+        if self.begun.is_set():
+            self._linger()
+
+    def _linger(self) -> None:
+        asyncio.get_running_loop().call_later(self._linger_s, self.end)
 
 
 # -- the world
@@ -263,15 +314,13 @@ class World:
         if not engine.alive or random.random() < 0.01:
             raise ConnectFailed("nobody is there")
         lease.abandoned = True
-        generation = engine.generation
-        engine.begin(lease.slots)
-        done = False
+        job = Job(engine, lease.slots, linger_s=random.choice((0.0, 0.002, 0.05, 0.25)))
+        self.loop.call_later(random.uniform(0.0, BEGINS_S), job.begin)
         try:
-            await engine.works(random.uniform(0.0, 0.005))
+            await engine.lives_until(job.begun)
             lease.at_work = True
             await engine.works(random.expovariate(1 / 0.2))
-            engine.end(lease.slots, generation)
-            done = True
+            job.end()
             await pause(random.uniform(0.0, ON_ITS_WAY_S))
             lease.abandoned = False
             self.door.learn(lease, prompt_tokens=10, completion_tokens=random.randrange(50))
@@ -279,9 +328,7 @@ class World:
         except asyncio.CancelledError:
             return "left the engine"
         finally:
-            if not done:
-                linger_s = random.choice((0.0, 0.002, 0.05, 0.25))
-                self.loop.call_later(linger_s, engine.end, lease.slots, generation)
+            job.leave()
 
     async def everybody(self) -> None:
         """All arrivals, and what happens meanwhile."""
@@ -333,6 +380,7 @@ def test_ten_thousand_visits_leave_no_slot_taken_and_no_ghost(seed: int) -> None
         assert door.at_work() == frozenset()
         assert [door.waiting_in(priority) for priority in PRIORITIES] == [0, 0, 0]
         assert (world.queue.accounts, world.engine.busy, world.leaks) == (0, 0, 0)
+        assert world.engine.crowded == 0
         assert alive(Turn, Lease) == []
         assert all(wait_s is not None and wait_s > 0 for wait_s in world.waits_s)
         # -- and it was worth the trouble
