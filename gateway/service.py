@@ -178,8 +178,8 @@ def _spending(ledger: Ledger, foundation: Foundation, link: EngineLink) -> Spend
         counter=PromptCounter(lambda: link.client),
         clocks=CLOCKS,
         on_refused=foundation.metrics.limit_reached,
-        usual_tokens=lambda: foundation.admission.rates.usual_tokens,
-        retry_s=foundation.admission.next_free_s,
+        rates=foundation.admission.rates,
+        slots=lambda: link.slots,
     )
 
 

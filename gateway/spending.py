@@ -30,12 +30,15 @@ from gateway.limits.reservation import Reservation
 from gateway.limits.standing import Refusal
 from gateway.prompt_counter import PromptCounter
 from gateway.queue.booking import Bookings
+from gateway.queue.rates import ServiceRates
 from keys import Principal
 
 __all__ = ["Spending"]
 
 _USEFUL_TOKENS = 256
 """An open answer may be cut down to so many tokens, or to twice the usual ones if that is more."""
+
+_MARGIN = 1.25
 
 _MEDIA = (b'"image_url":', b'"input_audio":')
 
@@ -52,16 +55,16 @@ class Spending:
         counter: Counts prompts exactly.
         clocks: The time.
         on_refused: Told the limit that refused.
-        usual_tokens: Tokens of an ordinary answer.
-        retry_s: Estimated seconds from one free slot to the next.
+        rates: What requests take.
+        slots: Slots of the engine, at least 1.
     """
 
     ledger: Ledger
     counter: PromptCounter
     clocks: Clocks
     on_refused: Callable[[str], None]
-    retry_s: Callable[[], float]
-    usual_tokens: Callable[[], int]
+    rates: ServiceRates
+    slots: Callable[[], int]
     bookings: Bookings = field(default_factory=Bookings)
     """When each refused request should come back: one after another, as the limit allows."""
 
@@ -141,7 +144,10 @@ class Spending:
         if first_s is None or refusal.limit in ("tokens", "tokens_per_day"):
             return first_s
         if refusal.limit == "concurrency":
-            first_s = interval_s = self.retry_s()
+            # There is no queue behind this limit, so who comes too early has lost a try.
+            first_s = self.rates.mean_s
+            at_once = min(refusal.limit_value, self.slots())
+            interval_s = _MARGIN * first_s * refusal.requested / at_once
         else:
             interval_s = refusal.requested * 60.0 / refusal.limit_value
         whose = (who.key_id, refusal.limit)
@@ -154,7 +160,7 @@ class Spending:
             return 0
         left = (refusal.remaining - prompt) // choices
         most = (refusal.limit_value - prompt) // choices
-        useful = min(max(_USEFUL_TOKENS, 2 * self.usual_tokens()), most)
+        useful = min(max(_USEFUL_TOKENS, 2 * self.rates.usual_tokens), most)
         # A minute's tokens come back, so a wait for a useful length is worth it; a day's do not.
         return max(left, useful) if refusal.limit == "tokens" else left
 

@@ -10,7 +10,12 @@ import pytest
 from tests.load.bench import SLOTS
 from tests.load.fairness import guest_among_many, weighted_shares
 from tests.load.overload import overload
-from tests.load.storm import GENERATIONS, storm_on_the_limit, storm_on_the_queue
+from tests.load.storm import (
+    GENERATIONS,
+    storm_on_concurrency,
+    storm_on_the_limit,
+    storm_on_the_queue,
+)
 
 
 def test_single_requests_hardly_wait_behind_another_keys_hundred_streams() -> None:
@@ -53,3 +58,12 @@ def test_sdk_clients_over_their_rate_limit_come_back_in_turn_and_all_get_answers
     found = storm_on_the_limit(generation)
     assert found.outcomes == {"answered": 12}, found.told()
     assert found.refusals > 0, found.told()
+
+
+@pytest.mark.parametrize("generation", GENERATIONS)
+def test_sdk_clients_over_their_concurrency_come_back_in_turn_and_all_get_answers(
+    generation: str,
+) -> None:
+    found = storm_on_concurrency(generation)
+    assert found.refusals > 0, found.told()
+    assert found.outcomes == {"answered": 16}, found.told()
