@@ -93,11 +93,11 @@ class SlotWatch:
             busy = await busy_slots(client, _ANSWER_TIMEOUT_S)
         except BackendError:
             return False
-        # Each of them, if it ran before and after the question, has kept at least one slot at work.
-        # It does not run any more if its end is only on its way here.
+        # What ran before and after the question has kept its slots at work meanwhile. It does not
+        # run any more if its end is only on its way here.
         if busy and known:
             await asyncio.sleep(_ON_ITS_WAY_S)
-        surely = len(known & admission.at_work())
+        surely = sum(min(lease.slots, lease.unfinished()) for lease in known & admission.at_work())
         freed = doubtful - max(busy - surely, 0)
         if freed <= 0:
             return False

@@ -148,7 +148,7 @@ class Relay:
     ) -> bytes:
         assert dialect.assembler is not None
         assembler = dialect.assembler(plan)
-        pump = self._pump(plan)
+        pump = self._pump(plan, lease)
         pump.release_to(assembler.feed)
         exchange.attach(pump)
         try:
@@ -218,7 +218,7 @@ class Relay:
     async def _relay(
         self, call: Call, plan: EngineCall, reply: StreamReply, watch: StreamWatch, lease: Lease
     ) -> None:
-        pump = self._pump(plan)
+        pump = self._pump(plan, lease)
         watch.dispatched(pump)
         exchange = await self._dispatch.send(call, plan, lease)
         try:
@@ -241,9 +241,11 @@ class Relay:
 
     # -- both
 
-    def _pump(self, plan: EngineCall) -> Pump:
+    def _pump(self, plan: EngineCall, lease: Lease) -> Pump:
         events = EventStream(choices=plan.choices, prompts=plan.prompts)
-        return Pump(events, on_lost=self._engine.suspect)
+        pump = Pump(events, on_lost=self._engine.suspect)
+        lease.unfinished = pump.unfinished
+        return pump
 
     def _close_books(self, call: Call, pump: Pump, lease: Lease) -> None:
         pump.stop()

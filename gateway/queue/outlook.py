@@ -44,6 +44,7 @@ class Outlook:
         self._queue = queue
         self._rates = rates
         self._jitter = jitter
+        self._horizon_s = horizon_s
         self._bookings = Bookings(horizon_s)
         self._forecast: dict[Ticket, Place] = {}
         self._forecast_s = float("-inf")
@@ -67,7 +68,9 @@ class Outlook:
         """
         interval_s = self.interval_s(slots)
         wait_s = self._bookings.book(booked_for, now, interval_s, interval_s)
-        return wait_s * (1.0 + 0.1 * self._jitter())
+        later_s = wait_s * (1.0 + 0.1 * self._jitter())
+        # Who has a place is not told a time beyond the last one that is booked.
+        return min(later_s, max(wait_s, self._horizon_s))
 
     def longest_wait_s(self, running: Iterable[Lease], slots: int, now: float) -> float | None:
         """An estimate that nobody's in the queue can exceed, without looking at places.

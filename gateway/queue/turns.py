@@ -49,6 +49,7 @@ class Lease:
         "granted_s",
         "slots",
         "ticket",
+        "unfinished",
         "waited_s",
     )
 
@@ -67,6 +68,8 @@ class Lease:
         self.waited_s = waited_s
         self.at_work = False
         """The engine is known to work on it."""
+        self.unfinished: Callable[[], int] = _one
+        """Answers that have not come to their end; each has a slot at work, or waits for one."""
         self.abandoned = False
         """The engine was left in the middle of it, and may go on for a moment."""
 
@@ -123,3 +126,7 @@ class Turn:
     def place(self) -> tuple[int, float | None] | None:
         """Position from 1, and the estimated seconds to wait; None for what nobody can tell."""
         return self._outlook(self.ticket)
+
+
+def _one() -> int:
+    return 1

@@ -63,6 +63,10 @@ class Pump:
         for events in kept:
             self._pass_on(events)
 
+    def unfinished(self) -> int:
+        """Answers that have not come to their end."""
+        return self.events.unfinished
+
     def outcome(self) -> Outcome:
         """What the last events said; nothing, if they cannot be read."""
         try:

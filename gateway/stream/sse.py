@@ -34,10 +34,11 @@ EVENT_LIMIT_BYTES = 1 << 20
 _REPORT_LIMIT_BYTES = 64 << 10
 """Larger final events are not kept for `outcome`; the engine's are below one KiB."""
 
+_FINISHED = b'"finish_reason":"'
 _TOKEN = b'"finish_reason":null'
 _PROGRESS = b'"prompt_progress":'
 _OPENING = b'"content":null'  # of a chat choice: its role, before any text
-_REPORTS = (b'"usage":{', b'"timings":{', b'"finish_reason":"')
+_REPORTS = (b'"usage":{', b'"timings":{', _FINISHED)
 _ERROR = (b'data: {"error":', b'data:{"error":', b"event: error", b"event:error")
 _DONE = (b"data: [DONE]", b"data:[DONE]")
 _UNREADABLE = b'{"error":{"code":500,"message":"","type":"server_error"}}'
@@ -83,6 +84,7 @@ class EventStream:
         "_skipping",
         "_watch",
         "done",
+        "ended",
         "error",
         "events",
         "mid_event",
@@ -96,6 +98,8 @@ class EventStream:
         """Events passed on, without `[DONE]`."""
         self.progress_events = 0
         """Progress events dropped; like `events` a sign that the engine is alive."""
+        self.ended = 0
+        """Choices that have come to their end."""
         self.done = False
         """`[DONE]` has been passed on: the stream is complete."""
         self.error: bytes | None = None
@@ -137,6 +141,11 @@ class EventStream:
             self.events += tokens
             return chunk
         return self._feed_any(chunk)
+
+    @property
+    def unfinished(self) -> int:
+        """Choices that have not come to their end."""
+        return max(self._choices - self.ended, 0)
 
     @property
     def tokens(self) -> int:
@@ -292,6 +301,7 @@ class EventStream:
         return index * self._prompts // self._choices if isinstance(index, int) else 0
 
     def _note_report(self, event: bytes) -> None:
+        self.ended += _FINISHED in event
         if len(event) <= _REPORT_LIMIT_BYTES and any(mark in event for mark in _REPORTS):
             self._reports.append(event)
 

@@ -298,6 +298,18 @@ def test_slots_of_a_request_for_two_answers_come_back(serve: Serve) -> None:
     assert engine_stats(service, active=0, waiting=0)["abandoned"] == 2
 
 
+def test_slot_that_was_left_beside_a_request_for_two_answers_comes_back(serve: Serve) -> None:
+    service = serve(USE_MOCK_MODEL="true", PARALLEL="3").ready()
+    who = Caller(service, service.key)
+    with open_request(who, ENDLESS, n=2, stream=True):
+        engine_stats(service, active=2)
+        with open_request(who, ENDLESS, stream=True):
+            engine_stats(service, active=3)
+        until(lambda: busyness(who) == {"in_flight": 1, "queued": 0, "lingering": 0})
+        assert who.chat().status_code == 200
+    until(lambda: busyness(who) == {"in_flight": 0, "queued": 0, "lingering": 0})
+
+
 # -- the real engine
 
 SLOW = Shape(dim=512, layers=4, heads=8, ffn=2048)
