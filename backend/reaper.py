@@ -73,7 +73,11 @@ class ThreadWatch:
         self._callback = None
 
     def _wait(self, pid: int) -> None:
-        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        try:
+            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        except ChildProcessError:
+            # Its exit status was collected before this thread came to wait for it: it has ended.
+            pass
         try:
             self._loop.call_soon_threadsafe(self._ended)
         except RuntimeError:

@@ -62,6 +62,18 @@ def test_a_closed_watch_calls_nobody(run, child, watch):
     assert run(scenario()) == []
 
 
+def test_a_child_that_was_collected_already_counts_as_ended(run, child):
+    child.stdin.close()
+    child.wait(10)
+
+    async def scenario():
+        ended = asyncio.Event()
+        ThreadWatch(child.pid, ended.set)
+        await ended.wait()
+
+    run(scenario())
+
+
 def test_a_child_that_is_dead_already_is_noticed_too(run, child):
     child.stdin.close()
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
