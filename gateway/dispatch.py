@@ -17,7 +17,7 @@ from backend import BackendError, ConnectFailed, EngineClient, EngineTimeout, Ex
 from gateway.accounting import note_wait
 from gateway.call import Call
 from gateway.dialects import EngineCall
-from gateway.engine_errors import from_backend, from_reply
+from gateway.engine.failures import from_backend, from_reply
 from gateway.errors import ApiError
 from gateway.queue.admission import Admission, Lease, Wish
 

@@ -36,7 +36,7 @@ from backend import (
 )
 from gateway.access.keywatch import KeyWatch
 from gateway.app import App
-from gateway.engine_link import EngineLink
+from gateway.engine.link import EngineLink
 from gateway.errors import ApiError
 from gateway.front.listener import BACKLOG
 from gateway.front.server import FrontServer

@@ -26,7 +26,7 @@ from gateway.accounting import account_reply, account_stream
 from gateway.call import Call
 from gateway.dialects import Dialect, EngineCall
 from gateway.dispatch import Deadline, Dispatch, EngineDoor
-from gateway.engine_errors import from_backend
+from gateway.engine.failures import from_backend
 from gateway.errors import ApiError
 from gateway.queue.admission import Admission, Lease
 from gateway.stream.pump import Pump

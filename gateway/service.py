@@ -23,8 +23,9 @@ from gateway.access.throttle import WrongKeyThrottle
 from gateway.app import App
 from gateway.call import Call
 from gateway.endpoints import Endpoints
-from gateway.engine_link import EngineLink
-from gateway.engine_slots import SlotWatch
+from gateway.engine.counter import PromptCounter
+from gateway.engine.link import EngineLink
+from gateway.engine.slots import SlotWatch
 from gateway.foundation import CLOCKS, Foundation, verdict_options
 from gateway.front.body import BodyBudget
 from gateway.front.cors import CorsPolicy
@@ -38,7 +39,6 @@ from gateway.limits.keeper import LedgerKeeper
 from gateway.limits.ledger import Ledger
 from gateway.observe.metrics import Metrics
 from gateway.preparation import prepare_engine
-from gateway.prompt_counter import PromptCounter
 from gateway.queue.admission import Admission
 from gateway.relay import Relay
 from gateway.routes import ROUTE_NAMES, route_patterns, route_table

@@ -20,7 +20,8 @@ from gateway.call import Call
 from gateway.clocks import Clocks
 from gateway.dialects import EngineCall, ModelFacts
 from gateway.dialects.rerank import RERANK_DIALECT
-from gateway.engine_errors import context_exceeded
+from gateway.engine.counter import PromptCounter
+from gateway.engine.failures import context_exceeded
 from gateway.errors import RETRY_AFTER_MAX_S
 from gateway.limits.estimate import upper_tokens
 from gateway.limits.headers import rate_headers
@@ -28,7 +29,6 @@ from gateway.limits.ledger import Ledger
 from gateway.limits.refusal import as_error
 from gateway.limits.reservation import Reservation
 from gateway.limits.standing import Refusal
-from gateway.prompt_counter import PromptCounter
 from gateway.queue.booking import Bookings
 from gateway.queue.rates import ServiceRates
 from keys import Principal

@@ -11,7 +11,7 @@ from typing import Literal
 
 from backend import EngineSettings, FindSettings, ModelSettings, SupervisorSettings, public_name
 from gateway.dialects import FieldPolicy
-from gateway.engine_link import ServedModel
+from gateway.engine.link import ServedModel
 from gateway.front.body import BodyRules
 from gateway.front.server import ServerLimits
 from gateway.lifecycle import DrainSettings

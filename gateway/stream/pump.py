@@ -15,7 +15,7 @@ import logging
 from collections.abc import Callable
 
 from backend import BackendError
-from gateway.engine_errors import from_backend, from_event
+from gateway.engine.failures import from_backend, from_event
 from gateway.errors import ApiError
 from gateway.stream.sse import EventStream, Outcome
 

@@ -20,7 +20,7 @@ import orjson
 import pytest
 
 from backend import ConnectFailed, EngineClient, EngineGone, EngineTimeout
-from gateway.engine_slots import SlotWatch
+from gateway.engine.slots import SlotWatch
 from gateway.errors import ApiError
 from gateway.queue.admission import Admission, Lease, Turn, Wish
 from gateway.queue.fairqueue import PRIORITIES, FairQueue

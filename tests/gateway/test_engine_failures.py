@@ -4,7 +4,7 @@ import orjson
 import pytest
 
 from backend.errors import ConnectFailed, EngineGone, EngineTimeout
-from gateway.engine_errors import from_backend, from_event, from_reply
+from gateway.engine.failures import from_backend, from_event, from_reply
 
 
 def body(message: str, kind: str = "invalid_request_error", **more: object) -> bytes:
