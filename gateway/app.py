@@ -239,7 +239,7 @@ class App:
         return Call(request, record, reply_headers)
 
     def _refusal(self, call: Call, error: ApiError) -> Response:
-        call.record.error_code = error.code
+        call.record.error_code, call.record.limit = error.code, error.limit
         for name, value in error.headers():
             call.headers[name] = value
         response = Response(

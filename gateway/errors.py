@@ -137,6 +137,7 @@ class ApiError(Exception):
         retry_after_s: Seconds until the same request may pass; sent in whole seconds (at least
             1, at most 60: OpenAI 1.x ignores longer waits) and in milliseconds. A longer wait is
             not worth an SDK's retry, which would come too early.
+        limit: The limit of its key that was reached, for the log and the metrics.
         retryable: Replaces the table's answer to whether a wait can help.
         close: Replaces the table's choice of ending the connection.
 
@@ -152,6 +153,7 @@ class ApiError(Exception):
         param: str | None = None,
         hint: str | None = None,
         retry_after_s: float | None = None,
+        limit: str | None = None,
         retryable: bool | None = None,
         close: bool | None = None,
     ) -> None:
@@ -163,6 +165,7 @@ class ApiError(Exception):
         self.param = param
         self.hint = hint or kind.hint
         self.retry_after_s = retry_after_s
+        self.limit = limit
         self.retryable = kind.retryable if retryable is None else retryable
         self.close = kind.close if close is None else close
         super().__init__(code)

@@ -196,7 +196,7 @@ class Relay:
             reply.abandon()
             raise error
         # -- committed: from here on a failure can only be told inside the stream
-        call.record.error_code = error.code
+        call.record.error_code, call.record.limit = error.code, error.limit
         return await reply.fail(dialect.error_frame(error))
 
     async def _carry(

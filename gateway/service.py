@@ -37,7 +37,7 @@ from gateway.lifecycle import Parts
 from gateway.limits.journal import Journal
 from gateway.limits.keeper import LedgerKeeper
 from gateway.limits.ledger import Ledger
-from gateway.observe.metrics import Metrics
+from gateway.observe.metrics import KeyLoad, Metrics
 from gateway.preparation import prepare_engine
 from gateway.queue.admission import Admission
 from gateway.relay import Relay
@@ -96,6 +96,12 @@ def compose(
     keeper.restore()
     SlotWatch(
         foundation.admission, lambda: link.client, tasks, on_leak=foundation.metrics.slots_leaked
+    )
+    metrics.know_busy_keys(
+        lambda: {
+            key: KeyLoad(in_use, foundation.admission.waiting_of(key))
+            for key, in_use in ledger.in_use().items()
+        }
     )
     spending = _spending(ledger, foundation, link)
     inference = _inference(settings, foundation.admission, spending, link, tasks, watch)
@@ -177,7 +183,6 @@ def _spending(ledger: Ledger, foundation: Foundation, link: EngineLink) -> Spend
         ledger=ledger,
         counter=PromptCounter(lambda: link.client),
         clocks=CLOCKS,
-        on_refused=foundation.metrics.limit_reached,
         rates=foundation.admission.rates,
         slots=lambda: link.slots,
     )

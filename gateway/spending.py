@@ -39,6 +39,9 @@ _USEFUL_TOKENS = 256
 """An open answer may be cut down to so many tokens, or to twice the usual ones if that is more."""
 
 _MARGIN = 1.25
+_SOON_S = 0.1
+_NEAR = 10
+"""A request is near a limit if ten of its bound would be more than the limit."""
 
 _MEDIA = (b'"image_url":', b'"input_audio":')
 
@@ -54,7 +57,6 @@ class Spending:
         ledger: What each key has spent.
         counter: Counts prompts exactly.
         clocks: The time.
-        on_refused: Told the limit that refused.
         rates: What requests take.
         slots: Slots of the engine, at least 1.
     """
@@ -62,7 +64,6 @@ class Spending:
     ledger: Ledger
     counter: PromptCounter
     clocks: Clocks
-    on_refused: Callable[[str], None]
     rates: ServiceRates
     slots: Callable[[], int]
     bookings: Bookings = field(default_factory=Bookings)
@@ -102,7 +103,7 @@ class Spending:
             return plan, self._taken(who, self._take(who, plan, 0))
         bound = _upper_bound(plan, facts)
         counts = None
-        if bound >= facts.context_tokens:
+        if bound >= facts.context_tokens or self._is_near(who, bound):
             counts = await self._count(plan, facts)
         prompt = bound if counts is None else sum(counts)
         taken = self._take(who, plan, prompt + _answer_tokens(plan, facts, counts))
@@ -120,6 +121,12 @@ class Spending:
             taken = self._take(who, plan, prompt + _answer_tokens(plan, facts, counts))
         return plan, self._taken(who, taken)
 
+    def _is_near(self, who: Principal, tokens: int) -> bool:
+        """Whether a loose bound would hold back much of what the key may spend."""
+        limits = self.ledger.limits_of(who)
+        bounds = (limits.tokens_per_minute, limits.tokens_per_day)
+        return any(bound is not None and tokens * _NEAR > bound for bound in bounds)
+
     def _take(self, who: Principal, plan: EngineCall, tokens: int) -> Reservation | Refusal:
         now, wall = self._times()
         return self.ledger.reserve(who, requests=plan.choices, tokens=tokens, now=now, wall=wall)
@@ -130,26 +137,32 @@ class Spending:
         return taken
 
     def _refuse(self, who: Principal, refusal: Refusal) -> NoReturn:
-        self.on_refused(refusal.limit)
         raise as_error(refusal, retry_after_s=self._come_back_s(who, refusal))
 
     def _come_back_s(self, who: Principal, refusal: Refusal) -> float | None:
-        """Seconds after which the request should come back.
+        """Seconds after which the request should come back; None if it should not.
 
-        For requests per minute that is when it passes if those refused before it come back as they
-        were told: many workers share a key, and SDKs give up after two tries. Tokens that are
-        reserved come back sooner or later than can be told, so nobody's place is booked there.
+        - Requests per minute: when it passes if those refused before it come back as they were
+          told. Many workers share a key, and SDKs give up after two tries.
+        - Requests at a time: the same, as the key's own requests end, on average.
+        - Tokens per minute: when they have come back at the limit's pace, or when a request of the
+          key that holds them has probably ended.
         """
         first_s = refusal.retry_after_s
-        if first_s is None or refusal.limit in ("tokens", "tokens_per_day"):
+        if first_s is None or refusal.limit == "tokens_per_day":
             return first_s
+        standing = self.ledger.standing(who, *self._times())
+        mean_s = self.rates.mean_s
+        if refusal.limit == "tokens":
+            held = standing.tokens_held >= refusal.requested - refusal.remaining
+            return min(first_s, max(mean_s, _SOON_S)) if held else first_s
+        interval_s = refusal.requested * 60.0 / refusal.limit_value
         if refusal.limit == "concurrency":
             # There is no queue behind this limit, so who comes too early has lost a try.
-            first_s = self.rates.mean_s
-            at_once = min(refusal.limit_value, self.slots())
-            interval_s = _MARGIN * first_s * refusal.requested / at_once
-        else:
-            interval_s = refusal.requested * 60.0 / refusal.limit_value
+            pace_s = mean_s / min(refusal.limit_value, self.slots())
+            too_many = max(standing.in_use - refusal.limit_value, 0)
+            first_s = mean_s + too_many * pace_s
+            interval_s = _MARGIN * pace_s * refusal.requested
         whose = (who.key_id, refusal.limit)
         booked_s = self.bookings.book(whose, self.clocks.monotonic(), first_s, interval_s)
         return min(booked_s, max(first_s, RETRY_AFTER_MAX_S))

@@ -341,11 +341,17 @@ def _migrate(common: _Common, /, source: Path | None) -> None:
 @main.command("usage")
 @_one_key(required=False)
 @click.option(
+    "--port",
+    envvar="PORT",
+    type=click.IntRange(1, 65535),
+    default=8000,
+    show_default=True,
+    help="Port of the running service on this machine [$PORT].",
+)
+@click.option(
     "--metrics",
     "metrics_url",
-    default="http://127.0.0.1:8000/metrics",
-    show_default=True,
-    help="Metrics page of the running service.",
+    help="Metrics page of the running service, if it is on another machine.",
 )
 @click.option(
     "--metrics-key",
@@ -356,15 +362,20 @@ def _migrate(common: _Common, /, source: Path | None) -> None:
 @_common(env=False)
 @click.pass_obj
 def _usage(
-    common: _Common, /, key_id: str | None, metrics_url: str, metrics_key: str | None
+    common: _Common,
+    /,
+    key_id: str | None,
+    port: int,
+    metrics_url: str | None,
+    metrics_key: str | None,
 ) -> None:
-    """Show what keys have used since the service started.
+    """Show what keys have in progress now, and what they have used since the service started.
 
     The counters live in the running service, so it is asked for them; the keys file holds none.
     """
     file = open_keys(common.path)
     chosen = [get(file, key_id)] if key_id else list(file.records.values())
-    counters, problem = _counters(metrics_url, metrics_key)
+    counters, problem = _counters(metrics_url or f"http://127.0.0.1:{port}/metrics", metrics_key)
     if common.as_json:
         _print_json(usage_dict(chosen, counters, problem, now_s()))
         return

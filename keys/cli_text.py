@@ -14,6 +14,9 @@ from keys.usage import COUNTED_TOGETHER, Counters
 
 __all__ = ["as_dict", "as_page", "as_table", "table", "usage_dict", "usage_table"]
 
+_NOW = ("in_progress", "waiting")
+_SINCE_START = ("requests", "prompt_tokens", "completion_tokens")
+
 
 def as_dict(record: KeyRecord, now: float) -> dict[str, Any]:
     """A record for programs; times as ISO 8601, None for what is not set."""
@@ -68,11 +71,12 @@ def as_table(records: Iterable[KeyRecord], now: float) -> str:
             _instant(record.expires) or "never",
             ",".join(sorted(record.scopes)) or "none",
             _limits(record) or "default",
+            _rank(record),
             record.note or "-",
         )
         for record in records
     ]
-    return table(("ID", "STATE", "CREATED", "EXPIRES", "SCOPES", "LIMITS", "NOTE"), rows)
+    return table(("ID", "STATE", "CREATED", "EXPIRES", "SCOPES", "LIMITS", "RANK", "NOTE"), rows)
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -88,15 +92,15 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def usage_table(
     records: Iterable[KeyRecord], counters: Mapping[str, Counters] | None, now: float
 ) -> str:
-    """What keys have used, one per line; a dash where nobody knows."""
+    """What keys use and have used, one per line; a dash where nobody knows."""
     rows = []
     for record in records:
         used = _used(record.key_id, counters)
-        figures = ("-", "-", "-") if used is None else tuple(str(number) for number in used)
-        last = _day(record.rotated or record.created)
-        expires = _instant(record.expires) or "never"
-        rows.append((record.key_id, state_of(record, now), last, expires, *figures))
-    head = ("ID", "STATE", "SECRET OF", "EXPIRES", "REQUESTS", "PROMPT", "COMPLETION")
+        figures = ["-"] * 5
+        if used is not None:
+            figures = [str(getattr(used, name)) for name in (*_NOW, *_SINCE_START)]
+        rows.append((record.key_id, state_of(record, now), *figures))
+    head = ("ID", "STATE", "IN PROGRESS", "WAITING", "REQUESTS", "PROMPT", "COMPLETION")
     return table(head, rows)
 
 
@@ -106,30 +110,41 @@ def usage_dict(
     problem: str | None,
     now: float,
 ) -> dict[str, Any]:
-    """What keys have used, for programs; None where nobody knows."""
-    names = ("requests", "prompt_tokens", "completion_tokens")
+    """What keys use and have used, for programs; None where nobody knows."""
     keys = []
     for record in records:
         used = _used(record.key_id, counters)
-        since_start = None if used is None else dict(zip(names, used, strict=True))
-        keys.append({**as_dict(record, now), "since_service_start": since_start})
+        keys.append(
+            {
+                **as_dict(record, now),
+                "now": _figures(used, _NOW),
+                "since_service_start": _figures(used, _SINCE_START),
+            }
+        )
     return {"problem": problem, "keys": keys}
 
 
-def _used(key_id: str, counters: Mapping[str, Counters] | None) -> tuple[int, int, int] | None:
+def _figures(used: Counters | None, names: Sequence[str]) -> dict[str, int] | None:
+    return None if used is None else {name: getattr(used, name) for name in names}
+
+
+def _used(key_id: str, counters: Mapping[str, Counters] | None) -> Counters | None:
     """A key without a counter has used nothing, unless many keys were counted together."""
     if counters is None:
         return None
-    found = counters.get(key_id)
-    if found is None:
-        if COUNTED_TOGETHER in counters:
-            return None
-        found = Counters()
-    return found.requests, found.prompt_tokens, found.completion_tokens
+    if key_id not in counters and COUNTED_TOGETHER in counters:
+        return None
+    return counters.get(key_id, Counters())
 
 
 def _overlaps(record: KeyRecord, now: float) -> list[int]:
     return [old.until for old in record.previous if old.until is not None and old.until > now]
+
+
+def _rank(record: KeyRecord) -> str:
+    """Priority, and the weight unless it is 1."""
+    weight = "" if record.weight == 1 else f" x{weight_text(record.weight)}"
+    return record.priority + weight
 
 
 def _limits(record: KeyRecord) -> str:

@@ -15,6 +15,11 @@ __all__ = ["COUNTED_TOGETHER", "Counters", "CountersMissing", "fetch_counters", 
 
 _LIMIT_BYTES = 8 * 1024 * 1024
 _TIMEOUT_S = 3.0
+_FIELDS = {
+    "gateway_key_requests_total": "requests",
+    "gateway_key_in_progress": "in_progress",
+    "gateway_key_queued": "waiting",
+}
 COUNTED_TOGETHER = "other"
 """The name under which a service with very many keys counts the rest of them."""
 
@@ -25,11 +30,15 @@ class CountersMissing(Exception):  # noqa: N818  (the name says what happened)
 
 @dataclass(frozen=True, slots=True)
 class Counters:
-    """What one key has used since the service started."""
+    """What one key has used since the service started, and what it has at this moment."""
 
     requests: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    in_progress: int = 0
+    """Requests that run or wait now."""
+    waiting: int = 0
+    """Those of them that wait for a slot."""
 
 
 def fetch_counters(url: str, key: str | None = None) -> Mapping[str, Counters]:
@@ -77,8 +86,8 @@ def parse_counters(text: str) -> Mapping[str, Counters]:
 
 
 def _counter_name(sample: str, labels: Mapping[str, str]) -> str | None:
-    if sample == "gateway_key_requests_total":
-        return "requests"
+    if sample in _FIELDS:
+        return _FIELDS[sample]
     if sample == "gateway_key_tokens_total" and labels.get("direction") in ("prompt", "completion"):
         return f"{labels['direction']}_tokens"
     return None

@@ -108,7 +108,7 @@ def choices(translate: dict[str, Any], facts: ModelFacts, policy: FieldPolicy) -
     asked: int = translate.get("n", 1)
     highest = max(1, min(policy.max_choices, facts.slots))
     if asked > highest:
-        raise wrong_value("n", f"from 1 to {highest}")
+        raise wrong_value("n", f"from 1 to {highest}: each answer takes a slot")
     return asked
 
 

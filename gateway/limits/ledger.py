@@ -90,6 +90,12 @@ class Ledger:
         self._accounts[principal.key_id] = account
         return Reservation(account, account.hand_out(ask, limits), self._end)
 
+    def in_use(self) -> dict[str, int]:
+        """Requests that run or wait now, of each key that has any."""
+        return {
+            key_id: account.in_use for key_id, account in self._accounts.items() if account.in_use
+        }
+
     def glance(self, principal: Principal, now: float, wall: float) -> Refusal | None:
         """Whether one request of one token would be refused; takes nothing."""
         ask = self._ask(1, 1, now, wall)

@@ -8,6 +8,11 @@ from gateway.limits.standing import Refusal
 __all__ = ["as_error"]
 
 
+_HINTS: dict[str, str] = {
+    "requests": "Each answer (n) and each prompt of a list counts as a request.",
+    "concurrency": "Each answer (n) and each prompt of a list counts as a request.",
+    "tokens": "Ask for fewer tokens (max_tokens) or fewer answers in one request.",
+}
 _NAMES = {"requests": "requests per minute", "tokens": "tokens per minute"}
 
 
@@ -28,19 +33,23 @@ def as_error(refusal: Refusal, *, retry_after_s: float | None) -> ApiError:
             "rate_limit_exceeded",
             f"Request too large for this API key's limit of {name}: "
             f"limit {limit}, requested {asked}.",
-            hint="Ask for fewer tokens (max_tokens) or fewer answers in one request.",
+            hint=_HINTS.get(refusal.limit),
+            limit=refusal.limit,
             retryable=False,
         )
     if refusal.limit == "concurrency":
         return ApiError(
             "rate_limit_exceeded",
-            f"This API key may have {limit} requests at a time; {limit - left} are in progress.",
+            f"This API key may have {limit} requests at a time: {left} are free, "
+            f"{asked} more were asked for.",
+            limit=refusal.limit,
             retry_after_s=retry_after_s,
         )
     return ApiError(
         "rate_limit_exceeded",
         f"Rate limit reached for {name}: limit {limit}, remaining {left}, requested {asked}. "
         f"Please try again in {retry_after_s:.3f}s.",
+        limit=refusal.limit,
         retry_after_s=retry_after_s,
     )
 
@@ -52,11 +61,16 @@ def _quota(refusal: Refusal) -> ApiError:
             "rate_limit_exceeded",
             f"This API key may use {refusal.limit_value} tokens a day, and requests in progress "
             f"hold what is left but {refusal.remaining}; {refusal.requested} were requested.",
+            limit=refusal.limit,
             retry_after_s=refusal.retry_after_s,
         )
+    hint = "The count starts anew at 00:00 UTC; a smaller max_tokens needs less of it."
+    if refusal.retry_after_s is None:
+        hint = "It is more than a whole day's tokens: ask for fewer (max_tokens)."
     return ApiError(
         "insufficient_quota",
         f"This API key may use {refusal.limit_value} tokens a day: {refusal.remaining} are left, "
         f"{refusal.requested} were requested.",
-        hint="The count starts anew at 00:00 UTC; a smaller max_tokens needs less of it.",
+        hint=hint,
+        limit=refusal.limit,
     )

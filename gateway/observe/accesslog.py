@@ -70,6 +70,7 @@ class AccessRecord:
     bytes_out: int = 0
     finish_reason: str | None = None
     error_code: str | None = None
+    limit: str | None = None
     retry_count: int = 0
 
 
@@ -124,6 +125,7 @@ def _fields(record: AccessRecord) -> dict[str, Any]:
         ("model", record.model),
         ("finish", record.finish_reason),
         ("error", record.error_code),
+        ("limit", record.limit),
     ):
         if value is not None:
             fields[name] = _outside(value)

@@ -54,8 +54,8 @@ ENGINE_EXIT_CAUSES = (
     "error",
 )
 
-LIMIT_NAMES = ("requests", "tokens", "concurrency", "tokens_per_day")
-"""What a key may spend; as the ledger names them."""
+LIMIT_NAMES = ("requests", "tokens", "concurrency", "tokens_per_day", "queue")
+"""What a key may spend, as the ledger names it, and its share of the queue."""
 
 _REASON_OF_CODE = {
     "invalid_http": "invalid_http",

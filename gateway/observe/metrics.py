@@ -11,7 +11,8 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from prometheus_client import CollectorRegistry, ProcessCollector
@@ -40,7 +41,7 @@ from gateway.observe.labels import (
 )
 from health import ServiceState, Snapshot
 
-__all__ = ["Metrics"]
+__all__ = ["KeyLoad", "Metrics"]
 
 _LOOP_STALL_S = 0.25
 
@@ -72,6 +73,14 @@ class _KeySeries:
         self.requests = 0
         self.prompt = 0
         self.completion = 0
+
+
+@dataclass(frozen=True, slots=True)
+class KeyLoad:
+    """What one key has at this moment: requests that run or wait, and those of them that wait."""
+
+    in_progress: int
+    waiting: int
 
 
 class Metrics:
@@ -116,6 +125,7 @@ class Metrics:
         self._keys_reload_errors = 0
         self._loop_stalls = 0
         self._loop_lag_s = 0.0
+        self._busy_keys: Callable[[], Mapping[str, KeyLoad]] = dict
         self._process: CollectorRegistry | None = None
         if process:
             self._process = CollectorRegistry()
@@ -133,6 +143,10 @@ class Metrics:
     def know_models(self, models: Iterable[str]) -> None:
         """Replace the public model names; series that exist stay."""
         self._models = frozenset(models)
+
+    def know_busy_keys(self, busy_keys: Callable[[], Mapping[str, KeyLoad]]) -> None:
+        """Say what keys have at this moment; asked in the API loop's thread only."""
+        self._busy_keys = busy_keys
 
     def observe(self, record: AccessRecord) -> None:
         """Count a request that has ended; once per record."""
@@ -154,6 +168,8 @@ class Metrics:
             self._count_work(record, model)
         if record.retry_count:
             self._retries += 1
+        if record.limit is not None:
+            bump(self._limits_reached, record.limit)
         if record.key_id is not None:
             self._count_key(record, record.key_id)
 
@@ -180,10 +196,6 @@ class Metrics:
     def stream_crowded_out(self) -> None:
         """Count a stream that was cut because all readers together were too far behind."""
         self._streams_crowded_out += 1
-
-    def limit_reached(self, limit: str) -> None:
-        """Count a request that a limit of its key refused."""
-        bump(self._limits_reached, limit)
 
     def slots_leaked(self, count: int) -> None:
         """Count slots that the engine kept at work for nobody."""
@@ -327,6 +339,17 @@ class Metrics:
             tokens["prompt", name] = series.prompt
             tokens["completion", name] = series.completion
         yield counters("gateway_key_tokens", "Tokens by key.", ("direction", "key"), tokens)
+        yield from self._busy_key_families()
+
+    def _busy_key_families(self) -> Iterator[Metric]:
+        busiest = sorted(self._busy_keys().items(), key=lambda item: -item[1].in_progress)
+        busy = busiest[: self._keys_max]
+        text = "Requests by key that run or wait now."
+        running: dict[Labels, float] = {(name,): float(load.in_progress) for name, load in busy}
+        yield gauges("gateway_key_in_progress", text, ("key",), running)
+        text = "Requests by key that wait for a slot now."
+        waiting: dict[Labels, float] = {(name,): float(load.waiting) for name, load in busy}
+        yield gauges("gateway_key_queued", text, ("key",), waiting)
 
 
 def _gauge_families(snapshot: Snapshot) -> Iterator[Metric]:

@@ -91,6 +91,10 @@ class Admission:
         """Whether the next request would be refused."""
         return not self._fits(1) and self.queued >= self._max_queue
 
+    def waiting_of(self, key: str) -> int:
+        """Requests of one key that wait."""
+        return self._queue.waiting_of(key)
+
     def waiting_in(self, priority: str) -> int:
         """Requests of one priority class that wait."""
         return self._queue.waiting_in(priority)
@@ -275,6 +279,7 @@ class Admission:
         raise ApiError(
             "rate_limit_exceeded",
             f"This API key has {self._queue.waiting_of(wish.key)} requests waiting already.",
+            limit="queue",
             retry_after_s=self._come_back_s(wish.key),
         )
 

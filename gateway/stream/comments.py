@@ -19,11 +19,12 @@ def queued(position: int, eta_s: float | None) -> bytes:
 
     Args:
         position: From 1.
-        eta_s: Estimated seconds until it is this one's turn; None when nobody can tell.
+        eta_s: Estimated seconds until it is this one's turn, told as 1 at least; None when nobody
+            can tell.
     """
     if eta_s is None or not math.isfinite(eta_s):
         return b": queued position=%d\n\n" % position
-    return b": queued position=%d eta_s=%d\n\n" % (position, math.ceil(eta_s))
+    return b": queued position=%d eta_s=%d\n\n" % (position, max(math.ceil(eta_s), 1))
 
 
 def prefill(share: float) -> bytes:

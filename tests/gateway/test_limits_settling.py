@@ -6,6 +6,7 @@ counted.
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import socket
@@ -59,9 +60,10 @@ def caller(
 ) -> NewCaller:
     """Makes a key with limits: ``caller("--rpm", "5")``."""
     name = re.sub(r"[^a-z0-9]+", "-", request.node.name.lower())[-40:].strip("-")
+    made = itertools.count()
 
     def make(*limits: str) -> Caller:
-        return new_caller(service, key_tool, name, *limits)
+        return new_caller(service, key_tool, f"{name}-{next(made)}", *limits)
 
     return make
 
@@ -297,9 +299,9 @@ def test_answer_without_a_limit_is_cut_to_the_tighter_of_two_limits(
 def test_engine_counts_near_a_limit_and_only_there(
     service: ServiceProcess, caller: NewCaller
 ) -> None:
-    who = caller("--tokens-per-day", "2000")
+    rich, who = caller("--tokens-per-day", "100000"), caller("--tokens-per-day", "2000")
     before = counted(service)
-    assert who.chat(max_tokens=2).status_code == 200
+    assert rich.chat(max_tokens=2).status_code == 200
     assert counted(service) == before
     left = who.key()["remaining"]["tokens_per_day"]
     assert who.chat("mock: tokens=1", max_tokens=left - 50).status_code == 200

@@ -50,7 +50,7 @@ def test_shorter_of_both_bounds_holds() -> None:
 
 def test_place_in_the_queue_is_told_in_a_comment() -> None:
     assert comments.queued(3, 11.2) == b": queued position=3 eta_s=12\n\n"
-    assert comments.queued(1, 0.0) == b": queued position=1 eta_s=0\n\n"
+    assert comments.queued(1, 0.0) == b": queued position=1 eta_s=1\n\n"
     assert comments.queued(7, None) == comments.queued(7, math.inf) == b": queued position=7\n\n"
 
 
