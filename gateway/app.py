@@ -103,7 +103,7 @@ class App:
                 record.bytes_out = len(response.body)  # type: ignore[arg-type]
             return response
         except asyncio.CancelledError:
-            record.status, record.error_code = 499, "client_closed"
+            record.status, record.error_code = 499, record.error_code or "client_closed"
             raise
         finally:
             self.calls.discard(call)
@@ -133,21 +133,17 @@ class App:
         try:
             response = await self._answer(call)
         except ApiError as exc:
-            return self._refusal(call, exc)
+            return self._only_word(call, exc)
         except asyncio.CancelledError:
             killed = call.why_cancelled()
             if killed is None:
                 raise
-            return self._refusal(call, killed)
+            return self._only_word(call, killed)
         except ConnectionError:
             raise asyncio.CancelledError from None
         except Exception:
             _log.exception("request %s failed", call.record.request_id)
-            if call.request.writer.output_size > 0:
-                # A second status line inside a reply would be taken for the next reply.
-                call.request.front.cut()
-                raise asyncio.CancelledError from None
-            return self._refusal(call, ApiError("internal_error", close=True))
+            return self._only_word(call, ApiError("internal_error", close=True))
         if self.draining or not call.request.content.at_eof():
             response.force_close()
         return response
@@ -237,6 +233,17 @@ class App:
         if self.cors.enabled:
             reply_headers.extend(self.cors.reply_headers(headers.get("Origin")))
         return Call(request, record, reply_headers)
+
+    def _only_word(self, call: Call, error: ApiError) -> Response:
+        """The reply to a request that failed, unless a reply has begun.
+
+        A second status line inside a reply would be taken for the next reply.
+        """
+        if call.request.writer.output_size > 0:
+            call.record.error_code = error.code
+            call.request.front.cut()
+            raise asyncio.CancelledError
+        return self._refusal(call, error)
 
     def _refusal(self, call: Call, error: ApiError) -> Response:
         call.record.error_code, call.record.limit = error.code, error.limit

@@ -195,8 +195,13 @@ class Relay:
         if not reply.committed:
             reply.abandon()
             raise error
+        if reply.complete and not reply.ending:  # whatever happened then, the answer is whole
+            return await reply.finish()
         # -- committed: from here on a failure can only be told inside the stream
         call.record.error_code, call.record.limit = error.code, error.limit
+        if reply.ending:
+            call.request.front.cut()
+            raise asyncio.CancelledError
         return await reply.fail(dialect.error_frame(error))
 
     async def _carry(
@@ -236,7 +241,7 @@ class Relay:
             await reply.commit()
         finally:
             exchange.abort()
-            reply.mid_event = pump.events.mid_event
+            reply.mid_event, reply.complete = pump.events.mid_event, pump.events.done
             self._close_books(call, pump, lease)
 
     # -- both

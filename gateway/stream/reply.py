@@ -7,7 +7,8 @@ Rules:
   framing; only those for a reader that lags are kept by its `Outlet`;
 - a heartbeat is an SSE comment, never a nameless event: those crash SDKs. None is sent between two
   pieces of an event;
-- a stream that failed closes its connection;
+- a stream that failed closes its connection; one that is to end while its end waits for a slow
+  reader is cut, for nothing can follow an end;
 - a reply that was abandoned before the commit stays silent: somebody else answers the request.
 """
 
@@ -41,7 +42,10 @@ class StreamReply:
         self._transport: asyncio.Transport | None = None
         self._chunked = request.version >= HttpVersion11
         self._abandoned = False
+        self._ending = False
         self.bytes_out = 0
+        self.complete = False
+        """The last event of the answer is out."""
         self.mid_event = False
         """Part of an unfinished event is out; whatever follows starts with a blank line."""
 
@@ -52,6 +56,11 @@ class StreamReply:
     def committed(self) -> bool:
         """Whether the status line is out."""
         return self._response is not None
+
+    @property
+    def ending(self) -> bool:
+        """Whether its end is out, or waits for a slow reader: nothing can follow it."""
+        return self._ending
 
     async def commit(self, on_drain: DrainListener | None = None) -> None:
         """Send status 200 and the headers; the second time only *on_drain* is taken note of.
@@ -97,6 +106,7 @@ class StreamReply:
         """End the reply where its framing says."""
         response = self._response
         assert response is not None, "a reply ends after it was committed to"
+        self._ending = True
         self._transport = None  # the end may have to wait; nothing is written behind it
         self._outlet.on_drain(None)
         self._outlet.hand_over()

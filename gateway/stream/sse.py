@@ -143,6 +143,11 @@ class EventStream:
         return self._feed_any(chunk)
 
     @property
+    def between(self) -> bool:
+        """Whether something else may be sent now: no event is half out, and more will come."""
+        return not (self.mid_event or self._over)
+
+    @property
     def unfinished(self) -> int:
         """Choices that have not come to their end."""
         return max(self._choices - self.ended, 0)

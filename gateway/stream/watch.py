@@ -100,7 +100,7 @@ class StreamWatch:
                 self._commit = self._tasks.spawn(self._commit_early(), "commit-for-heartbeat")
         elif now - self._quiet_since_s() >= self._interval_s:
             self._beat_s = now
-            if self._pump is None or not self._pump.events.mid_event:
+            if self._pump is None or self._pump.events.between:
                 self._reply.comment(self._news())
         self._schedule()
 

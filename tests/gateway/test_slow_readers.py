@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
 import threading
@@ -21,6 +22,7 @@ from gateway.front.listener import open_listener
 from gateway.front.server import FrontRequest, FrontServer, ServerLimits
 from gateway.stream.reply import StreamReply
 from tests.conftest import Serve
+from tests.support.callers import CHAT, chat_body, new_caller
 from tests.support.engine_stats import engine_stats
 from tests.support.service import ServiceProcess
 
@@ -339,3 +341,31 @@ async def test_strangers_hold_at_most_half_of_the_connections() -> None:
         while front.server.open_connections:
             await asyncio.sleep(0)
         assert front.server.strangers == 0
+
+
+def test_stream_whose_end_waits_for_its_reader_gets_no_second_reply(
+    serve: Serve, key_tool: Callable[..., str]
+) -> None:
+    """Nothing can be told behind the end: not that the key was revoked, not anything."""
+    service = serve(USE_MOCK_MODEL="true", PARALLEL="1", CTX="400000").ready()
+    who = new_caller(service, key_tool, "bob")
+    body = json.dumps(chat_body("mock: tokens=12000 delay_ms=0", max_tokens=12000, stream=True))
+    head = (
+        f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {who.secret}\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    with socket.socket() as peer:
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        peer.settimeout(20)
+        peer.connect(("127.0.0.1", service.port))
+        peer.sendall((head + body).encode())
+        engine_stats(service, finished=1, active=0)
+        keys = str(service.folder / "keys.yaml")
+        key_tool("--file", keys, "--quiet", "disable", "bob")
+        service.wait_for("1 calls ended")
+        received = bytearray()
+        with contextlib.suppress(ConnectionResetError):
+            while piece := peer.recv(1 << 20):
+                received += piece
+    assert received.count(b"HTTP/1.1 ") == 1
+    assert b"[DONE]" not in received or received.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
