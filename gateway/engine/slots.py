@@ -13,7 +13,7 @@ import logging
 from collections.abc import Callable
 
 from backend import BackendError, EngineClient, busy_slots
-from gateway.queue.admission import Admission
+from gateway.queue.admission import Admission, Lease
 from gateway.tasks import Tasks
 
 __all__ = ["SlotWatch"]
@@ -66,21 +66,12 @@ class SlotWatch:
             self._inquiry = self._tasks.spawn(self._inquire(), "slots-in-doubt")
 
     async def _inquire(self) -> None:
-        time = asyncio.get_running_loop().time
-        admission = self._admission
-        pause_s, since_s = _FIRST_PAUSE_S, time()
-        while admission.lingering:
-            await asyncio.sleep(max(pause_s, admission.left_unseen_s + _BEGINS_S - time()))
-            if time() < admission.left_unseen_s + _BEGINS_S:
-                continue  # another one was left meanwhile
-            if await self._ask_once():
-                pause_s, since_s = _FIRST_PAUSE_S, time()
-            elif time() - since_s >= _PATIENCE_S:
-                _log.warning("%d slots are at work for nobody", admission.lingering)
-                self._on_leak(admission.lingering)
-                admission.settled()
-            else:
-                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+        pause_s = _FIRST_PAUSE_S
+        while self._admission.lingering:
+            await asyncio.sleep(pause_s)
+            freed = await self._ask_once()
+            self._give_up()
+            pause_s = _FIRST_PAUSE_S if freed else min(2 * pause_s, _LONGEST_PAUSE_S)
 
     async def _ask_once(self) -> bool:
         """Ask the engine; returns whether a slot became free."""
@@ -88,7 +79,9 @@ class SlotWatch:
         if client is None:  # no engine, no slots
             admission.settled()
             return True
-        doubtful, known = admission.lingering, admission.at_work()
+        doubtful, known = self._doubtful(), admission.at_work()
+        if not doubtful:
+            return False
         try:
             busy = await busy_slots(client, _ANSWER_TIMEOUT_S)
         except BackendError:
@@ -97,9 +90,44 @@ class SlotWatch:
         # run any more if its end is only on its way here.
         if busy and known:
             await asyncio.sleep(_ON_ITS_WAY_S)
-        surely = sum(min(lease.slots, lease.unfinished()) for lease in known & admission.at_work())
-        freed = doubtful - max(busy - surely, 0)
-        if freed <= 0:
-            return False
+        still = known & admission.at_work()
+        surely = sum(min(lease.slots, lease.unfinished()) for lease in still)
+        freed = _first(doubtful, busy - surely, left=frozenset(admission.left()))
         admission.settled(freed)
-        return True
+        return bool(freed)
+
+    def _doubtful(self) -> tuple[Lease, ...]:
+        """Those whose slots may be free: not what was left before it began, and may yet begin."""
+        now = asyncio.get_running_loop().time()
+        return tuple(
+            lease
+            for lease in self._admission.left()
+            if lease.at_work or now - lease.released_s >= _BEGINS_S
+        )
+
+    def _give_up(self) -> None:
+        now = asyncio.get_running_loop().time()
+        left = self._admission.left()
+        lost = [lease for lease in left if now - lease.released_s >= _PATIENCE_S]
+        if lost:
+            slots = sum(lease.slots for lease in lost)
+            _log.warning("%d slots are at work for nobody", slots)
+            self._on_leak(slots)
+            self._admission.settled(lost)
+
+
+def _first(doubtful: tuple[Lease, ...], busy: int, *, left: frozenset[Lease]) -> list[Lease]:
+    """Those of *doubtful* whose slots are free if *busy* of them are not; the earliest first.
+
+    Args:
+        doubtful: Leases that were left.
+        busy: Slots at work that nobody else accounts for.
+        left: Those that still linger now; an engine that died meanwhile has none.
+    """
+    free = sum(lease.slots for lease in doubtful) - max(busy, 0)
+    found = []
+    for lease in doubtful:
+        if lease.slots <= free and lease in left:
+            free -= lease.slots
+            found.append(lease)
+    return found

@@ -17,7 +17,7 @@ Rules:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from gateway.errors import RETRY_AFTER_MAX_S, ApiError
 from gateway.queue.fairqueue import FairQueue, Ticket
@@ -60,6 +60,7 @@ class Admission:
         self._clock = clock
         self._turns: dict[Ticket, Turn] = {}
         self._leases: set[Lease] = set()
+        self._left: dict[Lease, None] = {}
         self._outlook = Outlook(queue, rates, jitter, horizon_s=RETRY_AFTER_MAX_S)
         self._capacity = 0
         self._usual_capacity = 1
@@ -68,8 +69,6 @@ class Admission:
         self.taken = 0
         self.lingering = 0
         """Slots, counted in `taken`, that the engine has not let go of yet."""
-        self.left_unseen_s = float("-inf")
-        """When slots were last abandoned before the engine was known to work on them."""
         self.on_abandoned: Callable[[], None] | None = None
         """Told when slots begin to linger; whoever listens calls `settled` in the end."""
 
@@ -132,11 +131,19 @@ class Admission:
         self._usual_capacity = slots or self._usual_capacity
         self._let_in()
 
-    def settled(self, slots: int | None = None) -> None:
-        """The engine has let go of so many lingering slots; None: of all, for it is gone."""
-        freed = self.lingering if slots is None else min(slots, self.lingering)
-        self.lingering -= freed
-        self.taken -= freed
+    def left(self) -> tuple[Lease, ...]:
+        """The leases whose slots linger, the one that was left first in front."""
+        return tuple(self._left)
+
+    def settled(self, leases: Iterable[Lease] | None = None) -> None:
+        """The engine has let go of the slots of these *leases*; None: of all, for it is gone."""
+        now = self._clock()
+        for lease in self.left() if leases is None else leases:
+            del self._left[lease]
+            self.lingering -= lease.slots
+            self.taken -= lease.slots
+            # Whoever leaves pays for the time until the slot is free, not until the leaving.
+            self._queue.settle(lease.ticket, lease.slots * (now - lease.granted_s))
         self._let_in()
 
     def close(self, code: str, *, retry_after_s: float | None = None) -> None:
@@ -247,15 +254,16 @@ class Admission:
         return lease
 
     def _give_back(self, lease: Lease) -> None:
+        now = self._clock()
         self._leases.discard(lease)
-        self._queue.settle(lease.ticket, lease.slots * (self._clock() - lease.granted_s))
         if lease.abandoned and self.on_abandoned is not None:
+            lease.released_s = now
+            self._left[lease] = None
             self.lingering += lease.slots
-            if not lease.at_work:
-                self.left_unseen_s = self._clock()
             self.on_abandoned()
             return
         self.taken -= lease.slots
+        self._queue.settle(lease.ticket, lease.slots * (now - lease.granted_s))
         self._let_in()
 
     # -- refusals and forecasts

@@ -47,6 +47,7 @@ class Lease:
         "abandoned",
         "at_work",
         "granted_s",
+        "released_s",
         "slots",
         "ticket",
         "unfinished",
@@ -66,6 +67,8 @@ class Lease:
         self.slots = slots
         self.granted_s = granted_s
         self.waited_s = waited_s
+        self.released_s = granted_s
+        """When it was given back."""
         self.at_work = False
         """The engine is known to work on it."""
         self.unfinished: Callable[[], int] = _one

@@ -109,10 +109,32 @@ async def test_slot_that_was_abandoned_is_taken_until_the_engine_lets_go() -> No
     assert (noticed, door.taken, door.lingering, door.in_flight) == ([1], 1, 1, 0)
     task = await waiting(door)
     assert door.queued == 1
-    door.settled(1)
+    assert door.left() == (lease,)
+    door.settled(door.left())
     (await task).release()
     door.settled()
     assert (door.taken, door.lingering) == (0, 0)
+
+
+async def test_who_abandons_a_slot_pays_until_the_engine_lets_go() -> None:
+    door = Door(1)
+    door.on_abandoned = lambda: None
+    running = await door.enter(key="other")
+    tasks = {key: [await waiting(door, key=key) for _ in range(4)] for key in ("leaver", "honest")}
+    running.release()
+    lease = await tasks["leaver"].pop(0)
+    lease.abandoned = True
+    lease.release()  # at once; the engine goes on for three seconds
+    door.time.now += 3.0
+    door.settled()
+    for _ in range(3):  # the other one has as much time before it is the leaver's turn again
+        honest = await tasks["honest"].pop(0)
+        door.time.now += 1.0
+        honest.release()
+    (await tasks["leaver"].pop(0)).release()
+    for task in (*tasks["leaver"], *tasks["honest"]):
+        (await task).release()
+    assert (door.taken, door.lingering, door.in_flight, door.queued) == (0, 0, 0, 0)
 
 
 async def test_only_leases_known_to_be_at_work_are_named() -> None:
