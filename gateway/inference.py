@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any
 
 from aiohttp.web_response import StreamResponse
 
@@ -15,7 +14,8 @@ from gateway.app import Endpoint
 from gateway.call import Call
 from gateway.dialects.base import Dialect, EngineCall, FieldPolicy, ModelFacts
 from gateway.errors import ApiError
-from gateway.front.body import BodyBudget, BodyRules, check_body_headers, read_body
+from gateway.front.body import BodyBudget, BodyClaim, BodyRules, check_body_headers, read_body
+from gateway.off_loop import off_loop_if_large
 from gateway.queue.admission import Admission, Wish
 from gateway.relay import Relay
 from gateway.request.jsonbody import parse
@@ -23,10 +23,6 @@ from gateway.request.patience import patience_of
 from gateway.spending import Spending
 
 __all__ = ["Inference"]
-
-_OFF_LOOP_BYTES = 256 << 10
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,28 +66,29 @@ class Inference:
         self.spending.glance(call)
         call.patience = patience_of(call.request.headers)
         check_body_headers(call.request, self.rules.limit_bytes)
-        body = await read_body(call.request, self.rules, self.budget)
-        try:
-            call.record.bytes_in = len(body)
-            fields = await self._parse(body)
+        assert call.principal is not None
+        with self.budget.claim(call.principal.key_id) as claim:
+            fields = await self._read(call, claim)
             streamed = dialect.assembler is not None and fields.get("stream") is True
             with ExitStack() as held:
 
                 async def plan(patience_s: float) -> EngineCall:
+                    nonlocal fields
                     facts = await self._known_facts(call, patience_s)
-                    made = await self._plan(dialect, fields, len(body), facts)
+                    made = await self._plan(dialect, fields, claim.size_bytes, facts)
                     self._note(call, made)
                     made = await self._reserve(call, dialect, fields, made, facts, held)
                     if streamed:  # the headers go out before it is known what it takes
                         self.spending.show(call)
+                    # The wait and the answer may be long, and this function lives as long as they.
+                    fields = {}
+                    claim.keep(len(made.body))
                     return made
 
                 response = await self.relay.serve(call, dialect, plan, streamed=streamed)
             if not streamed:
                 response.headers.update(self.spending.show(call))
             return response
-        finally:
-            self.budget.give(len(body))
 
     async def _known_facts(self, call: Call, patience_s: float) -> ModelFacts:
         facts = self.facts()
@@ -119,21 +116,26 @@ class Inference:
     ) -> EngineCall:
         """Reserve what *plan* may cost; given back when *held* is left."""
 
-        def replan(max_tokens: int) -> EngineCall:
+        async def replan(max_tokens: int) -> EngineCall:
             cap = min(max_tokens, self.policy.max_tokens_cap or max_tokens)
-            return dialect.build(fields, facts, replace(self.policy, max_tokens_cap=cap))
+            policy = replace(self.policy, max_tokens_cap=cap)
+            size = len(plan.body)
+            return await off_loop_if_large(size, lambda: dialect.build(fields, facts, policy))
 
         plan, reservation = await self.spending.reserve(call, plan, facts, replan)
         call.reservation = held.enter_context(reservation)
         return plan
 
-    async def _parse(self, body: bytes) -> dict[str, Any]:
+    async def _read(self, call: Call, claim: BodyClaim) -> dict[str, Any]:
+        """The body's fields; the bytes of the body are gone once this returns."""
+        body = await read_body(call.request, self.rules, claim)
+        call.record.bytes_in = len(body)
         rules = self.rules
 
         def read() -> dict[str, Any]:
             return parse(body, max_structure=rules.max_structure, max_depth=rules.max_depth)
 
-        return await _off_loop_if(len(body) > _OFF_LOOP_BYTES, read)
+        return await off_loop_if_large(len(body), read)
 
     async def _plan(
         self, dialect: Dialect, fields: dict[str, Any], size: int, facts: ModelFacts
@@ -141,7 +143,7 @@ class Inference:
         def build() -> EngineCall:
             return dialect.build(fields, facts, self.policy)
 
-        return await _off_loop_if(size > _OFF_LOOP_BYTES, build)
+        return await off_loop_if_large(size, build)
 
     def _note(self, call: Call, plan: EngineCall) -> None:
         call.record.model = plan.model
@@ -152,10 +154,3 @@ class Inference:
         allowed = principal.models if principal is not None else None
         if allowed is not None and plan.model not in allowed:
             raise ApiError("permission_denied", "This API key may not use this model.")
-
-
-async def _off_loop_if(large: bool, work: Callable[[], T]) -> T:
-    """Do *work*, in a thread when it is large: running streams must not wait for megabytes."""
-    if not large:
-        return work()
-    return await asyncio.get_running_loop().run_in_executor(None, work)

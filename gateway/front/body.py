@@ -1,16 +1,23 @@
-"""Reads a request body, within a size and a pace. The only place that reads one."""
+"""Reads a request body, within a size, a pace and a share of memory. The only place that reads one.
+
+What is in memory is counted for as long as it is there: a `BodyClaim` grows with the body that is
+read, shrinks to what its owner keeps of it, and ends with the request.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from types import TracebackType
 
+from aiohttp.streams import StreamReader
 from aiohttp.web_request import BaseRequest
 
 from gateway.errors import ApiError
 from gateway.front.headers import content_is_json
+from gateway.front.pace import Pace
 
-__all__ = ["BodyBudget", "BodyRules", "check_body_headers", "read_body"]
+__all__ = ["BodyBudget", "BodyClaim", "BodyRules", "check_body_headers", "read_body"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,9 +26,9 @@ class BodyRules:
 
     limit_bytes: int = 8 << 20
     grace_s: float = 10.0
-    """Seconds before its pace is looked at."""
+    """Seconds before its pace is looked at; nor may it stand still for longer at any time."""
     slowest_bytes_per_s: float = 1024.0
-    """Pace it must keep on average after that."""
+    """Pace it must keep after that, see `Pace`."""
     max_structure: int = 20_000
     """Objects and arrays in it."""
     max_depth: int = 64
@@ -31,30 +38,87 @@ class BodyRules:
 class BodyBudget:
     """Bounds the bytes of all request bodies that are in memory at one time.
 
+    One key may hold `one_key_bytes`, so that it cannot shut out the others. Its only body may be
+    larger: a single one of the largest size always fits.
+
     Args:
         limit_bytes: Upper bound of the sum.
+        one_key_bytes: Upper bound for the bodies of one key; half of *limit_bytes* if None.
     """
 
-    def __init__(self, limit_bytes: int) -> None:
+    def __init__(self, limit_bytes: int, one_key_bytes: int | None = None) -> None:
         self._limit_bytes = limit_bytes
+        self._one_key_bytes = limit_bytes // 2 if one_key_bytes is None else one_key_bytes
+        self._of_key: dict[str, int] = {}
         self.used_bytes = 0
 
     def __repr__(self) -> str:
         return f"<BodyBudget {self.used_bytes} of {self._limit_bytes} bytes>"
 
-    def take(self, size: int) -> None:
-        """Count *size* more bytes in.
+    def claim(self, key: str) -> BodyClaim:
+        """A place for one body of *key*; used with ``with``."""
+        return BodyClaim(self, key)
 
-        Raises:
-            ApiError: `memory_pressure` (503) when there is no room.
-        """
+    def used_by(self, key: str) -> int:
+        """Bytes that the bodies of *key* take now."""
+        return self._of_key.get(key, 0)
+
+    def _check(self, key: str, held: int, size: int) -> None:
         if self.used_bytes + size > self._limit_bytes:
             raise ApiError("memory_pressure", retry_after_s=1.0)
-        self.used_bytes += size
+        others = self.used_by(key) - held
+        if others and others + held + size > self._one_key_bytes:
+            raise ApiError(
+                "memory_pressure", "Too many large requests of one key at once.", retry_after_s=1.0
+            )
 
-    def give(self, size: int) -> None:
-        """Count *size* bytes out."""
-        self.used_bytes -= size
+    def _count(self, key: str, change: int) -> None:
+        self.used_bytes += change
+        used = self.used_by(key) + change
+        if used:
+            self._of_key[key] = used
+        else:
+            self._of_key.pop(key, None)
+
+
+class BodyClaim:
+    """What one request holds of a `BodyBudget`; leaving its block gives all of it back."""
+
+    __slots__ = ("_budget", "_key", "size_bytes")
+
+    def __init__(self, budget: BodyBudget, key: str) -> None:
+        self._budget = budget
+        self._key = key
+        self.size_bytes = 0
+        """Bytes it holds now."""
+
+    def __repr__(self) -> str:
+        return f"<BodyClaim {self.size_bytes} bytes of {self._key}>"
+
+    def __enter__(self) -> BodyClaim:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.keep(0)
+
+    def take(self, size: int) -> None:
+        """Hold *size* bytes more.
+
+        Raises:
+            ApiError: `memory_pressure` (503) when there is no room, or none for this key.
+        """
+        self._budget._check(self._key, self.size_bytes, size)
+        self.keep(self.size_bytes + size)
+
+    def keep(self, size: int) -> None:
+        """Hold *size* bytes from now on, whatever it was: they are in memory already."""
+        self._budget._count(self._key, size - self.size_bytes)
+        self.size_bytes = size
 
 
 def check_body_headers(request: BaseRequest, limit_bytes: int) -> None:
@@ -77,8 +141,8 @@ def check_body_headers(request: BaseRequest, limit_bytes: int) -> None:
         raise ApiError("expectation_failed")
 
 
-async def read_body(request: BaseRequest, rules: BodyRules, budget: BodyBudget) -> bytes:
-    """The whole body; counted in *budget*, from which the caller gives ``len(body)`` back.
+async def read_body(request: BaseRequest, rules: BodyRules, claim: BodyClaim) -> bytes:
+    """The whole body, held in *claim*, which the caller lets go whatever comes of this.
 
     A client that waits for ``100 Continue`` gets it here, so only after every check that needs no
     body. Chunk extensions, which may have any length, do not count as progress.
@@ -86,30 +150,30 @@ async def read_body(request: BaseRequest, rules: BodyRules, budget: BodyBudget) 
     Raises:
         ApiError: `payload_too_large`, `request_timeout`, `memory_pressure`, `invalid_http`.
     """
-    content = request.content
     if "Expect" in request.headers and request.transport is not None:
         request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-    chunks: list[bytes] = []
-    size = 0
-    loop = asyncio.get_running_loop()
-    start_s = loop.time()
     try:
-        async with asyncio.timeout_at(start_s + rules.grace_s) as deadline:
-            while not content.at_eof():
-                chunk = await content.readany()
-                size += len(chunk)
-                if size > rules.limit_bytes:
-                    raise _too_large(rules.limit_bytes)
-                budget.take(len(chunk))
-                chunks.append(chunk)
-                deadline.reschedule(start_s + rules.grace_s + size / rules.slowest_bytes_per_s)
-    except BaseException as exc:
-        budget.give(sum(map(len, chunks)))
-        if isinstance(exc, TimeoutError):
-            raise ApiError("request_timeout") from None
-        if isinstance(exc, (ApiError, asyncio.CancelledError)):
-            raise
+        return await _read(request.content, rules, claim)
+    except TimeoutError:
+        raise ApiError("request_timeout") from None
+    except (ApiError, asyncio.CancelledError):
+        raise
+    except Exception as exc:
         raise ApiError("invalid_http") from exc
+
+
+async def _read(content: StreamReader, rules: BodyRules, claim: BodyClaim) -> bytes:
+    chunks: list[bytes] = []
+    time = asyncio.get_running_loop().time
+    pace = Pace(rules.slowest_bytes_per_s, rules.grace_s, time())
+    async with asyncio.timeout_at(pace.due_s) as deadline:
+        while not content.at_eof():
+            chunk = await content.readany()
+            if claim.size_bytes + len(chunk) > rules.limit_bytes:
+                raise _too_large(rules.limit_bytes)
+            claim.take(len(chunk))
+            chunks.append(chunk)
+            deadline.reschedule(pace.progress(len(chunk), time()))
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
