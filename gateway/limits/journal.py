@@ -5,6 +5,7 @@ Blocking: to be called from a thread. Rules:
 - a save is a new private file beside the old one, flushed, renamed over it, and the directory
   flushed: killed at any instant, the old content or the new is found, complete. What a killed
   writer left behind is removed before the first save;
+- a symbolic link in its place stays: what it points to is the file, and is looked up each time;
 - a full or broken disk never stops the service: `save` says so once in the log, and once more
   when it works again;
 - a file that cannot be understood is kept aside under the name ``.bad`` and never read again.
@@ -37,7 +38,7 @@ class Journal:
     One file that holds one state.
 
     Args:
-        path: The file; its directory should exist. Nobody else may write it.
+        path: The file, or a link to it; its directory should exist. Nobody else may write it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -70,12 +71,13 @@ class Journal:
 
     def set_aside(self, why: str) -> None:
         """Keep a file that makes no sense out of the way, for a person to look at."""
-        bad = self.path.with_name(self.path.name + ".bad")
-        _logger.warning("limits start anew, %s is kept as %s: %s", self.path, bad.name, why)
+        path = self._file()
+        bad = path.with_name(path.name + ".bad")
+        _logger.warning("limits start anew, %s is kept as %s: %s", path, bad.name, why)
         try:
-            self.path.replace(bad)
+            path.replace(bad)
         except OSError as exc:
-            _logger.warning("%s could not be renamed: %s", self.path, _reason(exc))
+            _logger.warning("%s could not be renamed: %s", path, _reason(exc))
 
     def save(self, state: dict[str, Any]) -> bool:
         """Replace what was saved before.
@@ -98,20 +100,25 @@ class Journal:
             self._worked()
             return True
 
+    def _file(self) -> Path:
+        # Not Path.resolve: it raises for a link that leads to itself, in some versions.
+        return Path(os.path.realpath(self.path))
+
     def _replace(self, data: bytes) -> None:
-        prefix = f".{self.path.name}.tmp-"
+        path = self._file()
+        prefix = f".{path.name}.tmp-"
         if not self._swept:
-            _sweep(self.path.parent, prefix)
+            _sweep(path.parent, prefix)
             self._swept = True
-        temporary = self.path.with_name(prefix + secrets.token_hex(8))
+        temporary = path.with_name(prefix + secrets.token_hex(8))
         try:
             _write_new(temporary, data)
-            temporary.replace(self.path)
+            temporary.replace(path)
         except BaseException:
             with suppress(OSError):
                 temporary.unlink()
             raise
-        _flush_directory(self.path.parent)
+        _flush_directory(path.parent)
 
     def _failed(self, exc: OSError) -> None:
         self._swept = False

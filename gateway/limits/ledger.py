@@ -14,11 +14,10 @@ Rules:
 from __future__ import annotations
 
 import math
-from typing import Any
 
 from gateway.limits.account import Account, Ask, Holding
 from gateway.limits.reservation import Reservation
-from gateway.limits.saved import MAX_KEPT_KEYS, Kept, Saved
+from gateway.limits.saved import Saved, Snapshot
 from gateway.limits.standing import Refusal, Standing
 from keys import Limits, Principal
 
@@ -43,6 +42,7 @@ class Ledger:
         self._date = -1  # the day since the epoch that the counters are of
         self._day = 0  # counts up with each new date
         self._now = -math.inf
+        self._changes = 0
 
     def __repr__(self) -> str:
         in_use = sum(account.in_use for account in self._accounts.values())
@@ -51,6 +51,11 @@ class Ledger:
     def __len__(self) -> int:
         """Keys that something is remembered of."""
         return len(self._accounts)
+
+    @property
+    def changes(self) -> int:
+        """Counts up with each reservation, its end, and `restore`; equal means nothing to save."""
+        return self._changes
 
     def limits_of(self, principal: Principal) -> Limits:
         """The limits in force for a key; None in it stands for no limit."""
@@ -88,6 +93,7 @@ class Ledger:
         if refusal is not None:
             return refusal
         self._accounts[principal.key_id] = account
+        self._changes += 1
         return Reservation(account, account.hand_out(ask, limits), self._end)
 
     def in_use(self) -> dict[str, int]:
@@ -124,25 +130,26 @@ class Ledger:
             if self._look(key_id).forgettable(now):
                 del self._accounts[key_id]
 
-    def state(self, now: float, wall: float) -> dict[str, Any]:
-        """What should survive a restart, as JSON values; of at most `MAX_KEPT_KEYS` keys.
+    def snapshot(self, now: float, wall: float) -> Snapshot:
+        """What should survive a restart, copied; O(keys), a millisecond for ten thousand.
 
         Tokens of the minute count as far as they are reserved, tokens of the day as far as their
         requests have ended: after a crash nobody lacks more than a minute's worth.
         """
         self._turn_to(now, wall)
-        kept: dict[str, Kept] = {}
-        for key_id in self._accounts:
-            account = self._look(key_id)
-            debt_s = account.tokens.reset_s(now)
-            if debt_s or account.used_today:
-                kept[key_id] = Kept(debt_s, account.used_today)
-                if len(kept) == MAX_KEPT_KEYS:
-                    break
-        return Saved(wall, self._date, kept).as_json()
+        # Lists of plain numbers: ten thousand tuples would also set off the garbage collector.
+        accounts, day = list(self._accounts.values()), self._day
+        return Snapshot(
+            now=now,
+            wall=wall,
+            date=self._date,
+            key_ids=list(self._accounts),
+            full_at_s=[account.tokens.tat_s for account in accounts],
+            used=[account.used_today if account.day == day else 0 for account in accounts],
+        )
 
     def restore(self, state: object, now: float, wall: float) -> None:
-        """Take in what `state` told earlier; the time between counts as passed.
+        """Take in the JSON of an earlier `snapshot`; the time between counts as passed.
 
         To be called at the start, before anything is reserved. If the wall clock is behind the
         one of that time, no time has passed.
@@ -154,6 +161,7 @@ class Ledger:
         self._turn_to(now, wall)
         if saved.date == self._date + 1:
             self._date = saved.date  # the clock stepped back over midnight
+        self._changes += 1
         passed_s = max(0.0, wall - saved.wall)
         for key_id, kept in saved.keys.items():
             account = self._accounts[key_id] = Account(self._day)
@@ -181,6 +189,7 @@ class Ledger:
         return account
 
     def _end(self, account: Account, holding: Holding, counts: bool, used: int) -> None:
+        self._changes += 1
         account.on_day(self._day)
         account.take_back(holding, counts=counts, used=used, now=self._now)
 

@@ -100,6 +100,38 @@ def test_what_is_no_file_neither_blocks_nor_crashes(
     assert len(caplog.records) == 3
 
 
+def test_link_stays_and_what_it_points_to_is_the_file(path: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    path.symlink_to(elsewhere / "kept.json")
+    journal = Journal(path)
+    assert journal.load() is None
+    assert journal.save(STATE)
+    assert journal.load() == STATE
+    assert path.is_symlink()
+    assert [found.name for found in elsewhere.iterdir()] == ["kept.json"]
+    assert names(path) == ["elsewhere", "limits.json"]
+
+
+def test_link_to_what_makes_no_sense_stays_too(path: Path, tmp_path: Path) -> None:
+    kept = tmp_path / "kept.json"
+    kept.write_bytes(b"{")
+    path.symlink_to(kept)
+    journal = Journal(path)
+    assert journal.load() is None
+    assert names(path) == ["kept.json.bad", "limits.json"]
+    assert journal.save(STATE)
+    assert journal.load() == STATE
+    assert path.is_symlink()
+
+
+def test_link_to_itself_is_replaced(path: Path) -> None:
+    path.symlink_to(path.name)
+    assert Journal(path).load() is None
+    assert Journal(path).save(STATE)
+    assert Journal(path).load() == STATE
+
+
 def test_leftovers_of_a_killed_writer_are_removed(path: Path) -> None:
     path.with_name(".limits.json.tmp-0123").write_bytes(b"half")
     path.with_name(".other.tmp-0123").write_bytes(b"not ours")
@@ -192,7 +224,7 @@ def test_counters_come_back_through_the_file(path: Path) -> None:
     with held:
         held.started()
         held.settle(40)
-    Journal(path).save(ledger.state(5.0, 1e9))
+    Journal(path).save(ledger.snapshot(5.0, 1e9).as_json())
     after = Ledger(Limits())
     after.restore(Journal(path).load(), 0.0, 1e9 + 1)
     assert after.standing(who, 0.0, 1e9 + 1).tokens_today == 40

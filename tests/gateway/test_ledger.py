@@ -319,12 +319,12 @@ def test_restart_forgives_nobody_but_the_time_that_passed() -> None:
     before = Ledger(limits)
     spend(before, key(), 60, now=500.0)
     after = Ledger(limits)
-    after.restore(before.state(510.0, NOON), 7.0, NOON + 20.0)
+    after.restore(before.snapshot(510.0, NOON).as_json(), 7.0, NOON + 20.0)
     standing = after.standing(key(), 7.0, NOON + 20.0)
     assert standing.tokens is not None
     assert (standing.tokens.remaining, standing.tokens_today) == (30, 60)
     tomorrow = Ledger(limits)
-    tomorrow.restore(before.state(510.0, NOON), 7.0, NOON + DAY)
+    tomorrow.restore(before.snapshot(510.0, NOON).as_json(), 7.0, NOON + DAY)
     assert tomorrow.standing(key(), 7.0, NOON + DAY).tokens_today == 0
 
 
@@ -334,7 +334,7 @@ def test_restart_with_a_clock_that_went_back_earns_nothing() -> None:
     spend(before, key(), 60)
     for back_s in (3600.0, DAY, 1000 * DAY):
         after = Ledger(limits)
-        after.restore(before.state(0.0, NOON), 0.0, NOON - back_s)
+        after.restore(before.snapshot(0.0, NOON).as_json(), 0.0, NOON - back_s)
         standing = after.standing(key(), 0.0, NOON - back_s)
         assert standing.tokens is not None
         assert (standing.tokens.remaining, standing.tokens_today) == (0, 60)
@@ -345,7 +345,7 @@ def test_restart_with_a_clock_that_went_back_earns_nothing() -> None:
 def test_unfinished_requests_leave_no_day_tokens_behind() -> None:
     ledger, who = Ledger(Limits(tokens_per_day=100)), key()
     reserve(ledger, who, tokens=50)
-    assert ledger.state(0.0, NOON)["keys"] == {}
+    assert ledger.snapshot(0.0, NOON).as_json()["keys"] == {}
 
 
 GOOD = {"wall": NOON, "date": 20_000, "keys": {"a": [1.0, 5]}}
@@ -385,7 +385,7 @@ def test_state_is_bounded() -> None:
     ledger = Ledger(Limits())
     for number in range(10_050):
         spend(ledger, key(f"k{number}"), 1)
-    state = ledger.state(0.0, NOON)
+    state = ledger.snapshot(0.0, NOON).as_json()
     assert len(state["keys"]) == 10_000
     Ledger(Limits()).restore(state, 0.0, NOON)
 
@@ -551,7 +551,7 @@ def test_headers_are_consistent_with_what_happens_next(data: st.DataObject) -> N
             if over.limit == "tokens" and over.retry_after_s is not None:
                 later = now + over.retry_after_s
                 early = Ledger(Limits(tokens_per_minute=limits.tokens_per_minute))
-                early.restore(ledger.state(now, wall), now, wall)
+                early.restore(ledger.snapshot(now, wall).as_json(), now, wall)
                 wait = early.reserve(
                     who, requests=1, tokens=tokens + 1, now=later - 0.001, wall=wall
                 )
