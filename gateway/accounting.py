@@ -25,7 +25,9 @@ def account_stream(call: Call, pump: Pump) -> Outcome:
     outcome = pump.outcome()
     record = call.record
     record.finish_reason = outcome.finish_reason
-    record.prompt_tokens = outcome.prompt_tokens or pump.events.prompt_tokens or 0
+    left = not pump.over.done()  # by the client, or with its key; the engine did nothing wrong
+    unreported = call.prompt_estimate if left else 0
+    record.prompt_tokens = outcome.prompt_tokens or pump.events.prompt_tokens or unreported
     record.cached_tokens = outcome.cached_tokens or 0
     reported = outcome.completion_tokens
     if reported is None or not pump.events.done:  # or not for all of the answers

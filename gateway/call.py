@@ -29,6 +29,7 @@ class Call:
         "headers",
         "patience",
         "principal",
+        "prompt_estimate",
         "record",
         "request",
         "reservation",
@@ -47,6 +48,8 @@ class Call:
         """How long its client is willing to wait."""
         self.turn: Turn | None = None
         """Its place in the queue, while it has one."""
+        self.prompt_estimate = 0
+        """Tokens of its prompts, as far as is known before the engine reports them."""
         self.waited = False
         """It has waited for the engine to start; the queue's bounds do not apply any more."""
         self.reservation: Reservation | None = None

@@ -2,7 +2,8 @@
 
 Rules:
 - before dispatch everything is looked at once more: nothing is started that nobody waits for;
-- a request counts against its key from the moment the engine may have seen it;
+- a request counts against its key from the moment the engine may have seen it: whoever leaves
+  before the engine reports pays for the prompt;
 - the slot is abandoned unless the engine's response comes to its end: whoever reads it says so.
 """
 
@@ -156,24 +157,27 @@ class Dispatch:
             raise
         except BackendError as exc:
             _log.warning("request %s lost its engine: %s", call.record.request_id, exc)
-            _note_started(call)
+            _note_started(call, 0)
             self._engine.suspect()
             raise from_backend(exc) from exc
         except asyncio.CancelledError:
-            _note_started(call)
+            _note_started(call, call.prompt_estimate)
             raise
-        _note_started(call)
+        _note_started(call, call.prompt_estimate)
         lease.at_work = True  # llama-server sends a head when a slot begins
         if exchange.status == 200:
             return exchange
         error = await _refusal(exchange)
+        _note_started(call, 0)
         lease.abandoned = False
         raise error
 
 
-def _note_started(call: Call) -> None:
+def _note_started(call: Call, tokens: int) -> None:
+    """The engine may have seen the call: it counts, with so many tokens unless more is known."""
     if call.reservation is not None:
         call.reservation.started()
+        call.reservation.settle(tokens)
 
 
 async def _refusal(exchange: Exchange) -> ApiError:

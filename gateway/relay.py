@@ -137,6 +137,7 @@ class Relay:
         try:
             body = await exchange.read(_JSON_LIMIT_BYTES)
         except BackendError as exc:
+            account_reply(call, b"")
             self._engine.suspect()
             raise from_backend(exc) from exc
         lease.abandoned = False

@@ -12,9 +12,11 @@ Counting waits for the engine; checking and taking do not, and are one step.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import NoReturn
+from weakref import WeakValueDictionary
 
 from gateway.call import Call
 from gateway.clocks import Clocks
@@ -38,14 +40,20 @@ __all__ = ["Spending"]
 _USEFUL_TOKENS = 256
 """An open answer may be cut down to so many tokens, or to twice the usual ones if that is more."""
 
+_AT_ONCE = 4
+"""Prompts that the engine counts at a time."""
 _MARGIN = 1.25
 _SOON_S = 0.1
 _NEAR = 10
 """A request is near a limit if ten of its bound would be more than the limit."""
 
+_USUAL_TOKEN_BYTES = 4
+_LONGEST_TOKEN_BYTES = 128
+"""Vocabularies have runs of blanks as one token, up to this length."""
+
 _MEDIA = (b'"image_url":', b'"input_audio":')
 
-Replan = Callable[[int], EngineCall]
+Replan = Callable[[int], Awaitable[EngineCall]]
 """Plans the same call anew with at most so many tokens for each answer."""
 
 
@@ -66,6 +74,8 @@ class Spending:
     clocks: Clocks
     rates: ServiceRates
     slots: Callable[[], int]
+    _turns: WeakValueDictionary[str, asyncio.Lock] = field(default_factory=WeakValueDictionary)
+    _counting: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_AT_ONCE))
     bookings: Bookings = field(default_factory=Bookings)
     """When each refused request should come back: one after another, as the limit allows."""
 
@@ -103,12 +113,13 @@ class Spending:
             return plan, self._taken(who, self._take(who, plan, 0))
         bound = _upper_bound(plan, facts)
         counts = None
-        if bound >= facts.context_tokens or self._is_near(who, bound):
-            counts = await self._count(plan, facts)
+        asked = bound >= facts.context_tokens or self._is_near(who, bound)
+        if asked:
+            counts = await self._count(who, plan, facts)
         prompt = bound if counts is None else sum(counts)
         taken = self._take(who, plan, prompt + _answer_tokens(plan, facts, counts))
-        if counts is None and _about_tokens(taken):
-            counts = await self._count(plan, facts)
+        if not asked and _about_tokens(taken):
+            counts = await self._count(who, plan, facts)
             prompt = bound if counts is None else sum(counts)
             taken = self._take(who, plan, prompt + _answer_tokens(plan, facts, counts))
         for _ in ("minute", "day"):  # each may refuse what the other would let pass
@@ -117,8 +128,9 @@ class Spending:
             room = self._room(taken, prompt, plan.choices)
             if room < 1:
                 break
-            plan = replan(room)
+            plan = await replan(room)
             taken = self._take(who, plan, prompt + _answer_tokens(plan, facts, counts))
+        call.prompt_estimate = prompt if counts is not None else min(bound, _likely_tokens(plan))
         return plan, self._taken(who, taken)
 
     def _is_near(self, who: Principal, tokens: int) -> bool:
@@ -177,23 +189,59 @@ class Spending:
         # A minute's tokens come back, so a wait for a useful length is worth it; a day's do not.
         return max(left, useful) if refusal.limit == "tokens" else left
 
-    async def _count(self, plan: EngineCall, facts: ModelFacts) -> tuple[int, ...] | None:
-        """Exact tokens of each prompt.
+    async def _count(
+        self, who: Principal, plan: EngineCall, facts: ModelFacts
+    ) -> tuple[int, ...] | None:
+        """Exact tokens of each prompt; None if they cannot be had now.
+
+        It is work for the engine, so what the call needs in any case is taken meanwhile: a key that
+        may not even have that is refused without asking, and one prompt of a key is counted at a
+        time. A prompt that cannot fit costs its request.
 
         Raises:
-            ApiError: One of them cannot fit, however long it waits.
+            ApiError: One of the prompts cannot fit, however long it waits; or 429.
         """
-        counts = await self.counter.count(plan)
-        if counts is None:
-            return None
-        # A prompt that fills the context leaves no room for an answer.
-        most = facts.context_tokens - (1 if plan.generates else 0)
-        if max(counts) > most:
-            raise context_exceeded(facts.context_tokens, max(counts))
+        _refuse_giant(plan, facts)
+        least = 0 if plan.open_ended else plan.choices * (plan.max_tokens or 0)
+        taken = self._take(who, plan, least)
+        if isinstance(taken, Refusal) and taken.limit == "tokens" and taken.retry_after_s:
+            taken = self._take(who, plan, 0)  # how long to wait follows from the exact number
+        with self._taken(who, taken) as held:
+            async with self._turns.setdefault(who.key_id, asyncio.Lock()), self._counting:
+                counts = await self.counter.count(plan)
+            if counts is None:
+                return None
+            if max(counts) > _longest(plan, facts):
+                held.started()
+                raise context_exceeded(facts.context_tokens, max(counts))
         return counts
 
     def _times(self) -> tuple[float, float]:
         return self.clocks.monotonic(), self.clocks.wall()
+
+
+def _longest(plan: EngineCall, facts: ModelFacts) -> int:
+    """The most tokens that a prompt may have: one that fills the context leaves no answer room."""
+    return facts.context_tokens - (1 if plan.generates else 0)
+
+
+def _refuse_giant(plan: EngineCall, facts: ModelFacts) -> None:
+    """Refuse without asking what could not fit if its tokens were the longest there are."""
+    least = len(plan.body) // _LONGEST_TOKEN_BYTES // _inputs(plan)
+    if least > facts.context_tokens and not _has_media(plan, facts):
+        raise context_exceeded(facts.context_tokens, least)
+
+
+def _likely_tokens(plan: EngineCall) -> int:
+    return len(plan.body) // _USUAL_TOKEN_BYTES
+
+
+def _inputs(plan: EngineCall) -> int:
+    return plan.prompts if plan.generates else plan.tasks
+
+
+def _has_media(plan: EngineCall, facts: ModelFacts) -> bool:
+    return (facts.vision or facts.audio) and any(mark in plan.body for mark in _MEDIA)
 
 
 def _who(call: Call) -> Principal:
@@ -202,11 +250,10 @@ def _who(call: Call) -> Principal:
 
 
 def _upper_bound(plan: EngineCall, facts: ModelFacts) -> int:
-    media = (facts.vision or facts.audio) and any(mark in plan.body for mark in _MEDIA)
-    inputs = plan.prompts if plan.generates else plan.tasks
+    inputs = _inputs(plan)
     # A rerank request has its query once, and the engine reads it with each of the documents.
     size = len(plan.body) * (inputs if plan.path == RERANK_DIALECT.path else 1)
-    return upper_tokens(size, inputs, facts.context_tokens, media=media)
+    return upper_tokens(size, inputs, facts.context_tokens, media=_has_media(plan, facts))
 
 
 def _answer_tokens(plan: EngineCall, facts: ModelFacts, counts: tuple[int, ...] | None) -> int:

@@ -14,6 +14,7 @@ how many those are, and a number that is no token's parts the texts.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -34,6 +35,7 @@ _COMPLETIONS = "/v1/completions"
 _EMBEDDINGS = "/v1/embeddings"
 _RERANK = "/v1/rerank"
 _NO_TOKEN = -1
+_TOKENS = re.compile(rb'\{"tokens":\[((?:-?[0-9]+(?:,-?[0-9]+)*)?)\]\}')
 
 
 def build(body: dict[str, Any], facts: ModelFacts, policy: FieldPolicy) -> EngineCall:
@@ -149,14 +151,15 @@ def _tokenize(texts: list[str]) -> bytes:
 
 def _read_texts(answer: bytes, count: int) -> list[int]:
     """Tokens of the empty text (those the model adds) and of each of *count* texts."""
-    tokens = _field(answer, "tokens")
-    if not isinstance(tokens, list):
+    found = _TOKENS.fullmatch(answer.strip())
+    if found is None:
         raise ValueError("the engine's answer holds no list of tokens")
-    ends = [at for at, token in enumerate(tokens) if token == _NO_TOKEN] + [len(tokens)]
-    if len(ends) != count + 1:
+    # Megabytes of numbers are not made into a list: each gets two commas, which are counted.
+    numbers = found[1] and b"," + found[1].replace(b",", b",,") + b","
+    texts = numbers.split(b",%d," % _NO_TOKEN)
+    if len(texts) != count + 1:
         raise ValueError("the engine's answer is not to the texts that were asked for")
-    starts = [0, *(at + 1 for at in ends)]
-    return [end - start for start, end in zip(starts, ends, strict=False)]
+    return [text.count(b",") // 2 for text in texts]
 
 
 def _read_chat(answer: bytes) -> tuple[int, ...]:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from backend import BackendError, EngineClient
 from gateway.dialects import EngineCall
 from gateway.dialects.counting import Counted, count_call
+from gateway.off_loop import off_loop_if_large
 
 __all__ = ["PromptCounter"]
 
@@ -44,7 +45,7 @@ class PromptCounter:
             return None
 
     async def _ask(self, plan: EngineCall) -> tuple[int, ...] | None:
-        call = count_call(plan)
+        call = await off_loop_if_large(len(plan.body), lambda: count_call(plan))
         if isinstance(call, Counted):
             return call.tokens or None
         client = self._client()
@@ -56,4 +57,5 @@ class PromptCounter:
         if status != 200:
             return None
         allowance = 0 if call.exact else _INEXACT_ALLOWANCE
-        return tuple(tokens + allowance for tokens in call.read(body))
+        counts = await off_loop_if_large(len(body), lambda: call.read(body))
+        return tuple(tokens + allowance for tokens in counts)
