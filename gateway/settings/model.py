@@ -266,10 +266,14 @@ class Settings(BaseModel):
         10.0, "request", "Time from a request's first byte to the end of its headers."
     )
     client_body_grace: Annotated[float, Duration(0.1)] = _set(
-        10.0, "request", "Time a body may take before its speed is looked at."
+        10.0,
+        "request",
+        "Time before a body's speed is looked at, and the longest it may stand still.",
     )
     client_body_min_rate: Annotated[int, Size()] = _set(
-        1024, "request", "Bytes a second that a body must arrive with after that."
+        1024,
+        "request",
+        "Bytes a second that a body must arrive with after that. 0: it must only not stand still.",
     )
     keepalive_timeout: Annotated[float, Duration()] = _set(
         75.0, "request", "How long an idle client connection is kept open."
@@ -281,7 +285,9 @@ class Settings(BaseModel):
         64, "request", "Deepest nesting of one JSON body."
     )
     max_body_memory: Annotated[int, Size(1 << 20)] = _set(
-        256 << 20, "request", "Memory for all request bodies together; above it requests get 503."
+        256 << 20,
+        "request",
+        "Memory for all request bodies together, half of it at most for one key; above it 503.",
     )
     unknown_params: Annotated[str, Word(("drop", "reject"))] = _set(
         "drop",
