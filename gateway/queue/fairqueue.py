@@ -3,26 +3,44 @@
 The order, the most urgent first:
 1. tickets that want no slot: they hold nobody up, and go as soon as there is an engine;
 2. tickets that were let in before and did not get what for (`again`), first come, first served;
-3. the classes high, normal, batch. The higher one always goes first, but whoever has waited
-   `ageing_s` moves up one class, and after as long again one more: none starves;
+3. the classes high, normal, batch. A higher one always goes first; see "Ageing";
 4. within a class weighted fair between keys (`shares.py`), within a key first come, first served.
 
 The next one in this order may want more slots than are free. Nobody passes it then, else requests
-for many slots would wait for ever.
+for many slots would wait for ever. Its key is charged for the slots that it keeps empty.
 
-The bound. Let all tickets want one slot of k and be of one class, and let l_g be the longest time
-a request of key g holds its slot, L the longest of all. A ticket of key f with weight w_f waits at
-most
+Ageing. What ages is a key in a class, by how long it was passed over: since its last grant there,
+or since it began to wait there. After `ageing_s`, if anybody waits in a higher class, its head
+alone moves up one class, where the key starts anew, and in the class it left the key counts as
+served. A key that gets its turns does not age, however long its requests wait behind each other;
+and while nobody waits above, nobody moves: it could only be at the cost of keys of its own class.
+
+The bound. Let all tickets want one slot of k, and let l_g be the longest time a request of key g
+holds its slot, L the longest of all. While nobody waits in a higher class, a ticket of key f with
+weight w_f waits at most
 
     L  +  A * W / (w_f * k)  +  (sum of l_g over the other keys served meanwhile) / k
 
 where W is the sum of the weights of f and these keys, and A the slot-seconds of f's own requests
 that wait ahead of it, plus those it is charged beyond the virtual time (0 for a key that comes
 fresh). So: one request, the fair share of the time that its own earlier requests take, and one
-request of each other key, k at a time. Why: while the ticket waits all slots are busy, so k times
-the wait is the work done meanwhile. That is what was left of the running requests (at most k * L),
-f's own requests (A), and of each other key what was started with a tag not above the ticket's:
-A * w_g / w_f, and one request more, because a request's length is charged after its start.
+request of each other key, k at a time; how long the others' backlogs are does not matter. Why:
+while the ticket waits all slots are busy, so k times the wait is the work done meanwhile. That is
+what was left of the running requests (at most k * L), f's own requests (A), and of each other key
+what was started with a tag not above the ticket's: A * w_g / w_f, and one request more, because a
+request's length is charged after its start. Who has moved up from below is one more ticket of a key
+of this class, and changes nothing in this.
+
+Under higher classes that never rest, the head of a key waits at most `ageing_s` in each class below
+the first, one gap between two looks at the queue more (they come when a request does, or ends), and
+then the bound above in the class it has reached, with A = 0 if its key has nothing there. The
+ones behind it follow one each `ageing_s`. This needs no assumption on the classes above.
+
+A request for many slots that is next keeps up to k - 1 of them empty, for at most L. These
+slot-seconds are charged like those it holds, when it goes or gives up. So the bound on shares holds
+with the time kept empty counted as taken by the key it was kept for: the other keys keep their
+shares of all slot-seconds, and the sum of the bound grows by (k - 1) * L for each key that sends
+such requests.
 
 Wrong estimates add to it:
 - too long, by at most M: at most M. A start can lie behind virtual time only by what was given
@@ -39,6 +57,7 @@ from typing import Literal
 
 from gateway.queue.shares import Shares
 from gateway.queue.ticket import PRIORITIES, Ticket
+from gateway.queue.vacancy import Vacancy
 
 __all__ = ["PRIORITIES", "FairQueue", "Full", "Place", "Ticket"]
 
@@ -80,7 +99,7 @@ class FairQueue:
     Args:
         max_waiting: Tickets that may wait in total; 0 refuses all that are not exempt.
         max_waiting_per_key: Tickets that may wait for one key.
-        ageing_s: Seconds after which a ticket moves up one class; above 0.
+        ageing_s: Seconds after which a key that is passed over moves up one class; above 0.
 
     Raises:
         ValueError: A value is out of its range.
@@ -98,14 +117,8 @@ class FairQueue:
         self._no_slot: OrderedDict[Ticket, None] = OrderedDict()
         self._again: OrderedDict[Ticket, None] = OrderedDict()
         self._classes = tuple(Shares() for _ in PRIORITIES)
-        # Who waits in a class below the first, by the class it came from and the one it is in. All
-        # of one such list age in the order of arrival, which is the order of the list. Higher
-        # steps come after lower ones, so that one look may move a ticket up twice.
-        self._ageing: dict[tuple[int, int], OrderedDict[Ticket, None]] = {
-            (origin, line): OrderedDict()
-            for origin in range(1, len(PRIORITIES))
-            for line in range(origin, 0, -1)
-        }
+        self._vacancy = Vacancy()
+        self._leavers: list[tuple[int, Ticket]] = []  # with their class; not charged yet
         self._arrivals = 0
         self._cost_s = 0.0
 
@@ -161,7 +174,7 @@ class FairQueue:
         self.settle(ticket, 0.0)
         ticket.arrived_s = now
         self._arrivals += 1
-        self._enter(ticket, self._arrivals, _line_of(ticket))
+        self._enter(ticket, self._arrivals, _line_of(ticket), now)
         self._count(ticket, 1)
         return None
 
@@ -173,6 +186,8 @@ class FairQueue:
         """
         if ticket not in self._waiting:
             return False
+        if self._vacancy.concerns(ticket):
+            self._leavers.append((self._class_of(ticket), ticket))
         self._leave(ticket)
         self._forget_idle()
         return True
@@ -189,6 +204,8 @@ class FairQueue:
             Those let in, in order. Each holds `min(ticket.slots, capacity)` slots and is to be
             settled when it ends.
         """
+        self._charge_leavers(now)
+        self._vacancy.stop()
         if capacity <= 0:
             return []
         granted = list(self._no_slot)
@@ -198,6 +215,8 @@ class FairQueue:
         while ticket := self._next(now):
             slots = min(ticket.slots, capacity)
             if slots > free:
+                if len(self._by_key) > 1:
+                    self._vacancy.begin(ticket, free, now)
                 break
             free -= slots
             self._take(ticket, slots, now)
@@ -222,6 +241,8 @@ class FairQueue:
         waited = self._order(None)
         for ticket in waited:
             self._leave(ticket)
+        self._leavers.clear()
+        self._vacancy = Vacancy()
         self._forget_idle()
         return waited
 
@@ -231,6 +252,7 @@ class FairQueue:
         This is the order in which `grant` would let them in at this moment. Who comes, leaves,
         ages or ends later changes it.
         """
+        self._charge_leavers(now)
         self._age(now)
         places: dict[Ticket, Place] = {}
         ahead_s = 0.0
@@ -243,7 +265,7 @@ class FairQueue:
         order = [*self._no_slot, *self._again]
         for priority, shares in zip(PRIORITIES, self._classes, strict=True):
             ahead = [ticket for ticket in self._again if ticket.priority == priority]
-            order += shares.order(ahead, now)
+            order += shares.order(ahead, self._charge_s, now)
         return order
 
     def _next(self, now: float) -> Ticket | None:
@@ -255,39 +277,47 @@ class FairQueue:
         return None
 
     def _take(self, ticket: Ticket, slots: int, now: float) -> None:
-        line = self._waiting[ticket].line
-        if line == _AGAIN:
-            self._classes[PRIORITIES.index(ticket.priority)].charge(ticket, slots, now)
-        else:
-            self._classes[line].charge(ticket, slots, now, in_turn=True)
+        in_turn = self._waiting[ticket].line != _AGAIN
+        kept_s = self._vacancy.take(ticket)
+        shares = self._classes[self._class_of(ticket)]
+        shares.charge(ticket, slots, now, kept_empty_s=kept_s, in_turn=in_turn)
         self._leave(ticket)
 
     def _age(self, now: float) -> None:
-        """Move up who has waited long enough."""
-        for (origin, line), waiting in self._ageing.items():
-            wait_s = self._ageing_s * (origin - line + 1)
-            while waiting:
-                ticket = next(iter(waiting))
-                if now - ticket.arrived_s < wait_s:
-                    break
+        """Move up the heads of keys that were passed over for others of a higher class."""
+        for line in range(1, len(self._classes)):
+            shares = self._classes[line]
+            while any(self._classes[:line]) and (ticket := shares.overdue(now, self._ageing_s)):
                 number = self._waiting[ticket].number
+                shares.served(ticket.key, now)
                 self._exit(ticket)
-                self._enter(ticket, number, line - 1)
+                self._enter(ticket, number, line - 1, now)
+
+    def _charge_leavers(self, now: float) -> None:
+        self._vacancy.note(now)
+        for line, ticket in self._leavers:
+            self._classes[line].fine(ticket, self._vacancy.take(ticket))
+        self._leavers.clear()
+
+    def _charge_s(self, ticket: Ticket) -> float:
+        return ticket.cost_s + self._vacancy.kept_s(ticket)
+
+    def _class_of(self, ticket: Ticket) -> int:
+        line = self._waiting[ticket].line
+        return line if line >= 0 else PRIORITIES.index(ticket.priority)
 
     def _leave(self, ticket: Ticket) -> None:
         self._exit(ticket)
         self._count(ticket, -1)
 
-    def _enter(self, ticket: Ticket, number: int, line: int) -> None:
+    def _enter(self, ticket: Ticket, number: int, line: int, now: float) -> None:
         self._waiting[ticket] = _Waiting(number, line)
         if line == _NO_SLOT:
             self._no_slot[ticket] = None
         elif line == _AGAIN:
             self._again[ticket] = None
         else:
-            self._classes[line].add(ticket, number)
-            if line > 0:
-                self._ageing[PRIORITIES.index(ticket.priority), line][ticket] = None
+            self._classes[line].add(ticket, number, now)
 
     def _exit(self, ticket: Ticket) -> None:
         line = self._waiting.pop(ticket).line
@@ -297,8 +327,6 @@ class FairQueue:
             del self._again[ticket]
         else:
             self._classes[line].remove(ticket)
-            if line > 0:
-                del self._ageing[PRIORITIES.index(ticket.priority), line][ticket]
 
     def _count(self, ticket: Ticket, by: int) -> None:
         # Nobody waiting is exactly 0, so that rounding errors do not add up for ever.

@@ -8,7 +8,9 @@ place of bits. Rules:
   saves up turns by staying away. The smallest start goes next, the earliest arrival among equals;
 - a grant sets the virtual time to its start and charges the flow `cost / weight`;
 - the charge is an estimate. A request that runs longer is charged as it runs (looked at whenever
-  its flow would be next); when the truth is known the difference is charged or given back;
+  its flow would be next); when the truth is known the difference is charged or given back. What
+  was kept empty for it (`vacancy.py`) is charged as well;
+- a flow is *passed over* since its last grant or since it began to wait, whichever is later;
 - when nobody of the class waits any more, all accounts are closed: what is taken while nobody else
   wants it is free.
 
@@ -21,7 +23,7 @@ from __future__ import annotations
 
 import heapq
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from gateway.queue.ticket import Ticket
@@ -85,6 +87,8 @@ class Shares:
         self._flows: dict[str, _Flow] = {}
         self._heap: list[tuple[float, int, int, _Flow]] = []
         self._running: dict[Ticket, _Flow] = {}
+        # The keys that wait, by since when they are passed over: in this order, as time moves on.
+        self._passed_over: OrderedDict[str, float] = OrderedDict()
         self._virtual_s = 0.0
         self._waiting = 0
         self._versions = 0
@@ -101,11 +105,12 @@ class Shares:
         """Keys that are remembered."""
         return len(self._flows)
 
-    def add(self, ticket: Ticket, number: int) -> None:
+    def add(self, ticket: Ticket, number: int, now: float) -> None:
         """Let *ticket* wait; *number* is its place in the order of all arrivals."""
         flow = self._flow(ticket.key)
         if not flow.lanes:
             flow.floor = self._virtual_s
+            self._passed_over[ticket.key] = now
         lane = flow.lanes.setdefault(ticket.priority, OrderedDict())
         assert not lane or next(reversed(lane.values())) < number, "a lane is in order of arrival"
         lane[ticket] = number
@@ -123,6 +128,8 @@ class Shares:
         del lane[ticket]
         if not lane:
             del flow.lanes[ticket.priority]
+        if not flow.lanes:
+            del self._passed_over[ticket.key]
         self._waiting -= 1
         self._retag(flow)
 
@@ -143,25 +150,57 @@ class Shares:
             return head[1]
         return None
 
-    def charge(self, ticket: Ticket, slots: int, now: float, *, in_turn: bool = False) -> None:
+    def overdue(self, now: float, after_s: float) -> Ticket | None:
+        """The head of the flow passed over for the longest time, if for *after_s* at least."""
+        for key, since_s in self._passed_over.items():
+            head = self._flows[key].head()
+            return head[1] if head is not None and now - since_s >= after_s else None
+        return None
+
+    def served(self, key: str, now: float) -> None:
+        """A waiting key's turn has come: it is passed over from now on."""
+        self._passed_over[key] = now
+        self._passed_over.move_to_end(key)
+
+    def charge(
+        self,
+        ticket: Ticket,
+        slots: int,
+        now: float,
+        *,
+        kept_empty_s: float = 0.0,
+        in_turn: bool = False,
+    ) -> None:
         """Charge a granted ticket's key the estimate.
 
         Args:
             ticket: The one `peek` named, to be removed next, or one that did not wait here.
             slots: Slots it holds from now on.
             now: Seconds on the monotonic clock.
+            kept_empty_s: Slot-seconds that stood empty for it; charged for good.
             in_turn: Whether `peek` named it: then virtual time moves on to its start.
         """
         flow = self._flow(ticket.key)
         if in_turn:
             self._virtual_s = max(self._virtual_s, flow.start)
+            self.served(ticket.key, now)
         elif not flow.lanes:
             flow.floor = self._virtual_s
-        flow.finish = flow.start + ticket.cost_s / ticket.weight
+        flow.finish = flow.start + (ticket.cost_s + kept_empty_s) / ticket.weight
         flow.running[ticket] = _Charge(slots, now, ticket.cost_s)
         self._running[ticket] = flow
         if not in_turn:
             self._retag(flow)
+
+    def fine(self, ticket: Ticket, slot_s: float) -> None:
+        """Charge the key of *ticket*, which gave up, what it took from others by waiting."""
+        if not self._waiting:
+            return
+        flow = self._flow(ticket.key)
+        if not flow.lanes:
+            flow.floor = self._virtual_s
+        flow.finish = flow.start + slot_s / ticket.weight
+        self._retag(flow)
 
     def settle(self, ticket: Ticket, actual_s: float) -> bool:
         """Charge what a granted ticket really took, in slot-seconds; once.
@@ -186,11 +225,14 @@ class Shares:
         self._virtual_s = 0.0
         self._sweep_at = _SPARE
 
-    def order(self, ahead: Iterable[Ticket], now: float | None) -> list[Ticket]:
+    def order(
+        self, ahead: Iterable[Ticket], cost_s: Callable[[Ticket], float], now: float | None
+    ) -> list[Ticket]:
         """All that wait, in the order in which they will go if nobody comes, leaves or ends.
 
         Args:
             ahead: Tickets that will be charged here before, as `charge` does.
+            cost_s: Slot-seconds that each will be charged.
             now: The moment up to which running requests are charged; None leaves them as they are.
         """
         owed: dict[str, list[Ticket]] = {}
@@ -202,10 +244,10 @@ class Shares:
                 flow.charge_running(now)
             tag = flow.start
             for ticket in owed.get(key, ()):
-                tag += ticket.cost_s / ticket.weight
+                tag += cost_s(ticket) / ticket.weight
             for number, ticket in flow.in_order():
                 entries.append((tag, number, ticket))
-                tag += ticket.cost_s / ticket.weight
+                tag += cost_s(ticket) / ticket.weight
         entries.sort(key=lambda entry: entry[:2])
         return [ticket for _, _, ticket in entries]
 

@@ -327,8 +327,9 @@ def test_waiting_moves_up_one_class_at_a_time() -> None:
 
     assert next_key(9.9) == ["h", "h", "n", "n", "b"]
     assert next_key(10.0) == ["h", "h", "b", "n", "n"]
-    assert next_key(11.0) == ["n", "h", "n", "h", "b"]
-    assert next_key(20.0) == ["b", "n", "h", "n", "h"]
+    assert next_key(11.0) == ["n", "h", "h", "b", "n"]  # the head alone
+    assert next_key(20.0) == ["b", "n", "h", "h", "n"]
+    assert next_key(21.0) == ["b", "n", "h", "n", "h"]
 
 
 def test_aged_ticket_keeps_its_place_in_its_keys_order() -> None:
@@ -338,6 +339,45 @@ def test_aged_ticket_keeps_its_place_in_its_keys_order() -> None:
     offer_all(queue, [old], 0.0)
     offer_all(queue, [young], 5.0)
     assert queue.grant(2, 2, 11.0) == [old, young]
+
+
+def test_key_that_gets_its_turns_does_not_age() -> None:
+    """Its own requests make each other wait, for much longer than ageing takes."""
+    queue = make_queue(ageing_s=3.0)
+    offer_all(queue, [Ticket("flood") for _ in range(20)])
+    for now in range(10):
+        queue.grant(1, 1, float(now))
+    above = Ticket("above", priority="high")
+    offer_all(queue, [above, Ticket("new")], 10.0)
+    assert order_of(queue, 10.0) == "above" + "new" + 10 * "flood"
+
+
+def test_nobody_moves_up_while_nobody_waits_above() -> None:
+    """Slots are held for longer than ageing takes: that is no reason to go before a newcomer."""
+    queue = make_queue(ageing_s=3.0)
+    first = Ticket("flood", cost_s=10.0)
+    offer_all(queue, [first] + [Ticket("flood", cost_s=10.0) for _ in range(20)])
+    assert queue.grant(1, 1, 0.0) == [first]
+    queue.forecast(9.0)
+    offer_all(queue, [Ticket("new")], 9.0)
+    queue.settle(first, 10.0)
+    assert [ticket.key for ticket in queue.grant(1, 1, 10.0)] == ["new"]
+
+
+def test_passed_over_key_moves_one_ticket_up_each_time() -> None:
+    queue = make_queue(ageing_s=10.0)
+    batch = [Ticket("b", priority="batch") for _ in range(3)]
+    offer_all(queue, [*batch, *(Ticket("n") for _ in range(200))])
+    served = [queue.grant(1, 1, float(now))[0] for now in range(35)]
+    assert [served.index(ticket) for ticket in batch] == [10, 20, 30]
+
+
+def test_waiting_of_who_leaves_counts_for_the_next_of_its_key() -> None:
+    queue = make_queue(ageing_s=10.0)
+    first, second = Ticket("b", priority="batch"), Ticket("b", priority="batch")
+    offer_all(queue, [first, second, *(Ticket("n") for _ in range(20))])
+    queue.withdraw(first)
+    assert queue.grant(1, 1, 10.0) == [second]
 
 
 def test_batch_is_served_in_time_although_the_others_never_rest() -> None:
@@ -359,6 +399,79 @@ def test_batch_is_served_in_time_although_the_others_never_rest() -> None:
     assert now >= 2 * 30.0
 
 
+# -- slots that stand empty
+
+
+def blocked_by_large() -> tuple[FairQueue, Ticket, Ticket]:
+    """One slot of two stands empty for 5 s, because the next one wants both."""
+    queue = make_queue()
+    running, large = Ticket("g"), Ticket("e", slots=2, cost_s=0.0)
+    offer_all(queue, [running, *(Ticket("g") for _ in range(7)), large])
+    assert queue.grant(1, 2, 0.0) == [running]
+    assert queue.grant(1, 2, 0.0) == []
+    queue.settle(running, 1.0)
+    return queue, running, large
+
+
+def test_key_pays_for_slots_that_stand_empty_for_it() -> None:
+    queue, _, large = blocked_by_large()
+    assert queue.grant(2, 2, 5.0)[:1] == [large]
+    offer_all(queue, [Ticket("e", cost_s=0.0)], 5.0)
+    assert order_of(queue, 5.0) == "gggggegg"
+
+
+def test_who_gives_up_pays_for_slots_that_stood_empty_for_it() -> None:
+    queue, _, large = blocked_by_large()
+    assert queue.withdraw(large)
+    assert queue.grant(0, 2, 5.0) == []
+    offer_all(queue, [Ticket("e", cost_s=0.0)], 5.0)
+    assert order_of(queue, 5.0) == "gggggegg"
+
+
+def test_slots_that_stand_empty_cost_nothing_while_nobody_else_waits() -> None:
+    queue = make_queue()
+    running, large = Ticket("g"), Ticket("e", slots=2, cost_s=0.0)
+    offer_all(queue, [running, large, Ticket("e", cost_s=0.0)])
+    assert queue.grant(2, 2, 0.0) == [running]
+    queue.settle(running, 1.0)
+    offer_all(queue, [Ticket("g") for _ in range(3)], 5.0)
+    assert order_of(queue, 5.0) == "eeggg"
+
+
+def test_forecast_knows_what_stood_empty() -> None:
+    queue, _, large = blocked_by_large()
+    offer_all(queue, [Ticket("e", cost_s=0.0)], 5.0)
+    places = queue.forecast(5.0)
+    expected = sorted(places, key=lambda ticket: places[ticket].position)
+    assert "".join(ticket.key for ticket in expected) == "egggggegg"
+    assert order_of(queue, 5.0) == "egggggegg"
+    assert expected[0] is large
+
+
+@pytest.mark.parametrize("weight", [1.0, 3.0])
+def test_requests_for_all_slots_take_nothing_from_the_share_of_others(weight: float) -> None:
+    """A key sends short requests for all four slots, another long ones for one slot."""
+    chance = random.Random(5)
+    queue = make_queue(ageing_s=60.0)
+    running: list[tuple[float, int, Ticket, float]] = []
+    good_s, free, now, began = 0.0, 4, 0.0, 0
+    while now < 20_000.0:
+        while queue.waiting_of("evil") < 3:
+            queue.offer(Ticket("evil", slots=4, cost_s=0.4), now)
+        while queue.waiting_of("good") < 8:
+            queue.offer(Ticket("good", weight=weight, cost_s=10.0), now)
+        for ticket in queue.grant(free, 4, now):
+            free -= ticket.slots
+            began += 1
+            takes_s = 0.1 if ticket.key == "evil" else chance.uniform(5.0, 15.0)
+            heappush(running, (now + takes_s, began, ticket, takes_s))
+        now, _, ticket, takes_s = heappop(running)
+        free += ticket.slots
+        queue.settle(ticket, ticket.slots * takes_s)
+        good_s += takes_s if ticket.key == "good" else 0.0
+    assert good_s / (4 * now) == pytest.approx(weight / (weight + 1.0), rel=0.02)
+
+
 # -- the bound, in a simulator
 
 
@@ -368,6 +481,7 @@ class Job:
     arrives_s: float
     takes_s: float
     estimate_s: float
+    priority: str = "normal"
 
 
 @dataclass
@@ -408,10 +522,10 @@ class Tags:
 class Simulator:
     """Runs jobs through the queue on so many slots."""
 
-    def __init__(self, slots: int, weights: dict[str, float]) -> None:
+    def __init__(self, slots: int, weights: dict[str, float], ageing_s: float = 1.0) -> None:
         self.slots = slots
         self.weights = weights
-        self.queue = make_queue()
+        self.queue = make_queue(ageing_s=ageing_s)
         self.tags = Tags(weights)
         self.waiting: dict[Ticket, Wait] = {}
         self.running: list[tuple[float, int, Ticket]] = []
@@ -444,7 +558,12 @@ class Simulator:
             own_s=sum(other.takes_s for other in ahead) + self.tags.debt_s(job.key),
             fresh=job.key not in self.seen,
         )
-        ticket = Ticket(job.key, weight=self.weights[job.key], cost_s=job.estimate_s)
+        ticket = Ticket(
+            job.key,
+            weight=self.weights[job.key],
+            cost_s=job.estimate_s,
+            priority=job.priority,
+        )
         self.waits.append(wait)
         self.waiting[ticket] = wait
         self.jobs_of[ticket] = job
@@ -525,26 +644,109 @@ def test_any_estimates_delay_a_fresh_key_by_at_most_a_few_requests(
             assert wait.waited_s <= wait.rest_s / slots + others_s + most_s + 1e-6
 
 
+@settings(deadline=None, max_examples=200)
+@given(job_lists(None), st.integers(1, 4), weights_of_keys, st.sampled_from([0.5, 5.0, 60.0]))
+def test_fresh_key_waits_for_one_request_of_each_other_also_when_batch_moves_up(
+    jobs: list[Job], slots: int, weights: dict[str, float], ageing_s: float
+) -> None:
+    for job in jobs:
+        job.priority = "batch" if job.key in "cd" else "normal"
+    for wait in Simulator(slots, weights, ageing_s).run(jobs):
+        if wait.fresh and wait.job.priority == "normal":
+            others_s = sum(longest_of_others(jobs, wait).values())
+            assert wait.waited_s <= (wait.rest_s + others_s) / slots + 1e-6
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.integers(1, 4), st.integers(1, 64), eighths, eighths)
+def test_backlog_of_many_times_the_ageing_does_not_delay_a_fresh_key(
+    slots: int, backlog: int, takes_s: float, ageing_s: float
+) -> None:
+    """A flood keeps so many waiting all the time; every now and then another key comes."""
+    jobs = [Job("a", step * takes_s / slots, takes_s, takes_s) for step in range(200)]
+    jobs += [Job("a", 0.0, takes_s, takes_s) for _ in range(backlog)]
+    jobs += [Job(key, at * takes_s / slots + 0.01, takes_s, takes_s) for at, key in NEWCOMERS]
+    weights = dict.fromkeys(KEYS, 1.0)
+    waits = Simulator(slots, weights, ageing_s).run(jobs)
+    fresh = [wait.waited_s for wait in waits if wait.job.key != "a"]
+    assert len(fresh) == len(NEWCOMERS)
+    assert max(fresh) <= takes_s + takes_s / slots + 1e-6
+
+
+NEWCOMERS = ((50.0, "b"), (120.0, "c"), (180.0, "d"))
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    st.integers(1, 4),
+    st.sampled_from([("normal",), ("normal", "high"), ("high", "high"), ("normal",) * 3]),
+    st.integers(1, 80),
+    st.integers(0, 1000),
+)
+def test_batch_moves_up_one_by_one_while_floods_never_rest(
+    slots: int, floods: tuple[str, ...], ageing_s: int, seed: int
+) -> None:
+    """The stated bound for each of five batch requests, with a gap of at most a request."""
+    chance = random.Random(seed)
+    longest_s = 8.0
+    queue = make_queue(ageing_s=float(ageing_s))
+    batch = [Ticket("batch", priority="batch", cost_s=longest_s) for _ in range(5)]
+    offer_all(queue, batch)
+    running: list[tuple[float, int, Ticket, float]] = []
+    waits_s: dict[Ticket, float] = {}
+    now, began = 0.0, 0
+    while len(waits_s) < len(batch):
+        for number, priority in enumerate(floods):
+            while queue.waiting_of(str(number)) < 3:
+                queue.offer(Ticket(str(number), priority=priority, cost_s=longest_s), now)
+        for ticket in queue.grant(slots - len(running), slots, now):
+            began += 1
+            takes_s = chance.uniform(0.1, longest_s)
+            heappush(running, (now + takes_s, began, ticket, takes_s))
+            if ticket.key == "batch":
+                waits_s[ticket] = now
+        now, _, ticket, takes_s = heappop(running)
+        queue.settle(ticket, takes_s)
+    steps = 2 if "high" in floods else 1
+    others = len(floods)
+    for place, ticket in enumerate(batch):
+        aged_s = (steps + place) * (ageing_s + longest_s)
+        own_s = place * longest_s * (others + 1) / slots
+        overestimated_s = longest_s
+        bound_s = aged_s + longest_s + own_s + others * longest_s / slots + overestimated_s
+        assert waits_s[ticket] <= bound_s
+
+
+@pytest.mark.parametrize(("backlog", "ageing_s"), [(3, inf), (64, 60.0)])
 @pytest.mark.parametrize("slots", [1, 4])
 @pytest.mark.parametrize("factor", [(1.0, 1.0), (0.1, 10.0)])
-def test_shares_follow_the_weights(slots: int, factor: tuple[float, float]) -> None:
-    """Two keys always wait, one with long and one with short requests; estimates right or not."""
+def test_shares_follow_the_weights(
+    slots: int, factor: tuple[float, float], backlog: int, ageing_s: float
+) -> None:
+    """Two keys always wait, one with long and one with short requests; estimates right or not.
+
+    Where keys may age there is always somebody above now and then, too.
+    """
     chance = random.Random(7)
-    queue = make_queue()
+    queue = make_queue(ageing_s=ageing_s)
     weights = {"a": 1.0, "b": 3.0}
     lengths = {"a": (0.5, 6.0), "b": (0.1, 1.0)}
     running: list[tuple[float, int, Ticket, float]] = []
-    used_s = dict.fromkeys(weights, 0.0)
+    used_s = Counter[str]()
     takes: dict[Ticket, float] = {}
     now = 0.0
     for step in range(20_000):
         for key, weight in weights.items():
-            while queue.waiting_of(key) < 3:
+            while queue.waiting_of(key) < backlog:
                 takes_s = chance.uniform(*lengths[key])
                 cost_s = takes_s * chance.uniform(*factor)
                 ticket = Ticket(key, weight=weight, cost_s=cost_s)
                 takes[ticket] = takes_s
                 queue.offer(ticket, now)
+        if ageing_s < inf and step % 20 == 0:
+            above = Ticket("above", priority="high", cost_s=1.0)
+            takes[above] = 1.0
+            queue.offer(above, now)
         for ticket in queue.grant(slots - len(running), slots, now):
             heappush(running, (now + takes[ticket], step, ticket, takes[ticket]))
         now, _, ticket, takes_s = heappop(running)
@@ -673,6 +875,7 @@ def test_nobody_is_lost_or_let_in_twice_whatever_happens(seed: int) -> None:
         chaos.let_in()
     chaos.check()
     assert max(chaos.granted.values()) == 1
+    assert not chaos.queue._vacancy._kept_s
     assert (len(chaos.queue), chaos.queue.accounts, chaos.queue.waiting_cost_s) == (0, 0, 0.0)
 
 
