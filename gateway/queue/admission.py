@@ -29,7 +29,6 @@ __all__ = ["Admission", "Lease", "Turn", "TurnHolder", "Wish"]
 
 _NO_ENGINE_RETRY_S = 2.0
 _LEAST_RETRY_S = 0.05
-_EVERYBODY = ""
 
 
 class Admission:
@@ -214,7 +213,7 @@ class Admission:
                 return await turn.granted
         except TimeoutError:
             self._leave(turn)
-            raise ApiError("queue_timeout", retry_after_s=self._come_back_s()) from None
+            raise ApiError("queue_timeout", retry_after_s=self._come_back_s(wish.key)) from None
         except BaseException:
             self._leave(turn)
             raise
@@ -277,13 +276,15 @@ class Admission:
             if self._capacity == 0:
                 raise ApiError("engine_unavailable", retry_after_s=_NO_ENGINE_RETRY_S)
             raise ApiError(
-                "rate_limit_exceeded", "All slots are busy.", retry_after_s=self._come_back_s()
+                "rate_limit_exceeded",
+                "All slots are busy.",
+                retry_after_s=self._come_back_s(wish.key),
             )
         full = self._queue.would_refuse(wish.key)
         if full is None:
             return
         if full.scope == "total":
-            raise ApiError("server_overloaded", retry_after_s=self._come_back_s())
+            raise ApiError("server_overloaded", retry_after_s=self._come_back_s(wish.key))
         raise ApiError(
             "rate_limit_exceeded",
             f"This API key has {self._queue.waiting_of(wish.key)} requests waiting already.",
@@ -317,5 +318,5 @@ class Admission:
     def _place(self, ticket: Ticket) -> tuple[int, float | None] | None:
         return self._outlook.place(ticket, self._leases, self._capacity, self._clock())
 
-    def _come_back_s(self, booked_for: str = _EVERYBODY) -> float:
+    def _come_back_s(self, booked_for: str) -> float:
         return self._outlook.come_back_s(booked_for, self._usual_capacity, self._clock())

@@ -50,6 +50,10 @@ class Booking:
             self._interval_s = interval_s
         return wait_s
 
+    def reaches(self, now: float) -> bool:
+        """Whether something is booked beyond *now*."""
+        return self._last_s > now
+
     def _next_s(self, now: float, interval_s: float) -> float:
         """The first place after the last one booked, at the speed at which places open now."""
         ahead_s = self._last_s - now
@@ -76,6 +80,12 @@ class Bookings:
 
     def __repr__(self) -> str:
         return f"<Bookings of {len(self._of)}>"
+
+    def others(self, whose: Hashable, now: float) -> int:
+        """For how many besides *whose* something is booked that is not reached yet; about."""
+        while self._of and not next(iter(self._of.values())).reaches(now):
+            self._of.popitem(last=False)
+        return len(self._of) - (whose in self._of)
 
     def book(self, whose: Hashable, now: float, first_in_s: float, interval_s: float) -> float:
         """Book the next place of *whose*; the rest as `Booking.book`."""

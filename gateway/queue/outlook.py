@@ -18,6 +18,8 @@ from gateway.queue.turns import Lease
 __all__ = ["Outlook"]
 
 _FORECAST_LASTS_S = 0.5
+_MOST_ANEW = 1000
+"""With more than this waiting, the order is not worked out for each one who comes."""
 _SHORTEST_INTERVAL_S = 0.001
 
 
@@ -59,18 +61,19 @@ class Outlook:
     def come_back_s(self, booked_for: str, slots: int, now: float) -> float:
         """Seconds until there will be a place for whoever is sent away now.
 
-        Each call books the next place: the ones sent away return one after another.
+        Each call books the next place: the ones sent away return one after another. Keys book side
+        by side, so one that asks all the time pushes back nobody but itself.
 
         Args:
-            booked_for: Whose places these are: a key's own, or everybody's.
+            booked_for: Whose request is sent away.
             slots: Slots of the engine, at least 1.
             now: Seconds on the monotonic clock.
         """
-        interval_s = self.interval_s(slots)
-        wait_s = self._bookings.book(booked_for, now, interval_s, interval_s)
-        later_s = wait_s * (1.0 + 0.1 * self._jitter())
-        # Who has a place is not told a time beyond the last one that is booked.
-        return min(later_s, max(wait_s, self._horizon_s))
+        first_s = self.interval_s(slots)
+        pace_s = first_s * (1 + self._bookings.others(booked_for, now))
+        wait_s = self._bookings.book(booked_for, now, pace_s, pace_s)
+        # It is worth to come back at the end of what is booked, unless one place takes longer.
+        return min(wait_s * (1.0 + 0.1 * self._jitter()), max(first_s, self._horizon_s))
 
     def longest_wait_s(self, running: Iterable[Lease], slots: int, now: float) -> float | None:
         """An estimate that nobody's in the queue can exceed, without looking at places.
@@ -97,10 +100,12 @@ class Outlook:
             running: The leases that are out.
             slots: Slots of the engine; 0 while it does not serve.
             now: Seconds on the monotonic clock.
-            anew: Whether an order that is half a second old will not do.
+            anew: Whether an order that is half a second old will not do; with very many waiting
+                it has to.
         """
-        newcomer = ticket not in self._forecast
-        if anew or newcomer or now - self._forecast_s >= _FORECAST_LASTS_S:
+        wanted = anew or ticket not in self._forecast
+        fresh = wanted and len(self._queue) <= _MOST_ANEW
+        if fresh or now - self._forecast_s >= _FORECAST_LASTS_S:
             self._forecast_s, self._forecast = now, self._queue.forecast(now)
         place = self._forecast.get(ticket)
         if place is None:

@@ -20,6 +20,7 @@ _READ_HEADERS = ("x-stainless-read-timeout", "x-stainless-timeout")
 _READ_SHARE = 0.9
 """Of a read timeout, so that our refusal is there before the caller hangs up."""
 _LONGEST_S = 86_400.0
+_LEAST_BEAT_S = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ class Patience:
 
     def beat_s(self, usual_s: float) -> float:
         """Seconds between two signs of life, if the usual ones were too far apart."""
-        return usual_s if self.read_s is None else min(usual_s, self.read_s / 2)
+        return usual_s if self.read_s is None else min(usual_s, max(self.read_s / 2, _LEAST_BEAT_S))
 
 
 def patience_of(headers: Mapping[str, str]) -> Patience:

@@ -347,3 +347,19 @@ async def test_place_and_estimate_are_there_to_be_told() -> None:
     for task, holder in zip(tasks, holders, strict=True):
         (await task).release()
         assert holder.turn is None
+
+
+async def test_key_that_is_refused_all_the_time_does_not_push_others_back() -> None:
+    door = Door(2, max_queue=1)
+    door.one_took(4.0)  # so a slot becomes free every 2 s
+    leases = [await door.enter(), await door.enter()]
+    task = await waiting(door)
+    for _ in range(100):
+        await refused(door, key="greedy")
+    assert (await refused(door, key="patient")).retry_after_s == 4.0  # there are two who book
+    told = await refused(door, key="greedy")
+    assert told.retry_after_s == 60.0
+    assert "x-should-retry" not in dict(told.headers())
+    for lease in leases:
+        lease.release()
+    (await task).release()

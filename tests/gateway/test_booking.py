@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.queue.booking import Booking
+from gateway.queue.booking import Booking, Bookings
 
 
 def test_each_refused_client_gets_a_place_of_its_own() -> None:
@@ -73,3 +73,21 @@ def test_nobody_returns_within_an_interval_of_another(
         if wait_s <= horizon / 8:
             returns.append(now + wait_s)
     assert all(b - a >= interval / 8 for a, b in pairwise(returns))
+
+
+def test_key_that_asks_all_the_time_pushes_back_nobody_but_itself() -> None:
+    bookings = Bookings()
+    for number in range(1, 6):
+        assert bookings.book("greedy", 0.0, 1.0, 1.0) == number
+    assert bookings.others("patient", 0.0) == 1
+    assert bookings.book("patient", 0.0, 1.0, 1.0) == 1.0
+    assert (bookings.others("greedy", 0.0), bookings.others("other", 0.0)) == (1, 2)
+    assert bookings.others("other", 100.0) == 0
+    assert repr(bookings) == "<Bookings of 0>"
+
+
+def test_only_so_many_bookings_are_remembered() -> None:
+    bookings = Bookings(at_most=3)
+    for key in range(5):
+        bookings.book(key, 0.0, 1.0, 1.0)
+    assert bookings.others("another", 0.0) == 3
