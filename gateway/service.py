@@ -210,7 +210,8 @@ def _inference(
         facts=lambda: link.facts,
         policy=field_policy(settings),
         rules=body_rules(settings),
-        budget=BodyBudget(settings.max_body_memory),
+        # Where keys are not checked all callers are one, who may have all of it.
+        budget=BodyBudget(settings.max_body_memory, None if watch else settings.max_body_memory),
     )
 
 

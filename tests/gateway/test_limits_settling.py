@@ -13,6 +13,7 @@ import socket
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import httpx
 import pytest
 
 from keys import create_first_key
@@ -350,3 +351,51 @@ def test_ranks_are_charged_and_count_as_one_request(serve: Serve) -> None:
     assert reply.status_code == 200
     assert told(reply, "remaining", "requests") == 4
     assert who.idle_key()["tokens_today"] == 2 * 2 + 1 + 2
+
+
+# -- what is work for the engine before it is asked to answer
+
+
+def test_prompt_that_was_counted_and_does_not_fit_costs_its_request(
+    service: ServiceProcess, caller: NewCaller
+) -> None:
+    who = caller("--rpm", "5")
+    before = counted(service)
+    reply = who.chat("x " * 30_000)
+    assert error_code(reply) == "context_length_exceeded"
+    assert counted(service) == before + 1
+    assert (told(reply, "remaining", "requests"), who.key()["tokens_today"]) == (4, 0)
+
+
+def test_prompt_that_could_never_fit_is_refused_unasked(
+    service: ServiceProcess, caller: NewCaller
+) -> None:
+    who = caller("--rpm", "5")
+    before = counted(service)
+    reply = who.chat("x" * 7_000_000)
+    assert error_code(reply) == "context_length_exceeded"
+    assert re.search(r"resulted in \d+ tokens", reply.text)
+    assert counted(service) == before
+    assert told(reply, "remaining", "requests") == 5
+
+
+def test_key_without_a_request_left_has_nothing_counted(
+    service: ServiceProcess, caller: NewCaller
+) -> None:
+    who = caller("--rpm", "1", "--tpm", "3000")
+    assert who.chat(max_tokens=2).status_code == 200
+    before = counted(service)
+    assert error_code(who.chat("y" * 60_000, max_tokens=2)) == "rate_limit_exceeded"
+    assert counted(service) == before
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_client_who_leaves_before_the_engines_first_word_pays_for_the_prompt(
+    caller: NewCaller, stream: bool
+) -> None:
+    who = caller("--tokens-per-day", "1000000")
+    body = chat_body("mock: hang_head\n" + "z" * 400, stream=stream)
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(f"{who.service.url}{CHAT}", json=body, headers=who.headers, timeout=0.7)
+    until(lambda: who.key()["in_use"] == 0)
+    assert 100 <= who.key()["tokens_today"] <= 600
