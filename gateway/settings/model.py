@@ -326,8 +326,8 @@ class Settings(BaseModel):
     priority_ageing: Annotated[float, Duration(0.1)] = _set(
         60.0,
         "queue",
-        "After this long in the queue a request moves up one priority class "
-        "(batch, normal, high), so that none waits for ever.",
+        "After this long without a turn, while higher classes wait, a key has one request moved up "
+        "a priority class (batch, normal, high), so that none waits for ever.",
     )
     max_requests_per_minute: Annotated[int, Whole(0, 10_000_000)] = _set(
         100,
