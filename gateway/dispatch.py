@@ -28,8 +28,6 @@ _log = logging.getLogger(__name__)
 
 _ERROR_LIMIT_BYTES = 1 << 20
 _ERROR_TIMEOUT_S = 10.0
-_BYTES_PER_TOKEN = 4
-"""Of JSON, on average; only guesses of time are made from it."""
 
 
 class EngineDoor(Protocol):
@@ -120,7 +118,7 @@ class Dispatch:
         assert principal is not None, "inference needs a key, or the stand-in for all"
         slots = min(plan.tasks, self._engine.slots)
         expected_s = self._admission.rates.expect_s(
-            prompt_tokens=len(plan.body) // _BYTES_PER_TOKEN,
+            prompt_tokens=call.prompt_estimate,
             max_tokens=plan.max_tokens or 0,
             tasks=plan.choices,
         )

@@ -21,11 +21,16 @@ from weakref import WeakValueDictionary
 from gateway.call import Call
 from gateway.clocks import Clocks
 from gateway.dialects import EngineCall, ModelFacts
-from gateway.dialects.rerank import RERANK_DIALECT
 from gateway.engine.counter import PromptCounter
 from gateway.engine.failures import context_exceeded
 from gateway.errors import RETRY_AFTER_MAX_S
-from gateway.limits.estimate import upper_tokens
+from gateway.limits.cost import (
+    answer_tokens,
+    likely_tokens,
+    longest_prompt,
+    refuse_giant,
+    upper_bound,
+)
 from gateway.limits.headers import rate_headers
 from gateway.limits.ledger import Ledger
 from gateway.limits.refusal import as_error
@@ -46,12 +51,6 @@ _MARGIN = 1.25
 _SOON_S = 0.1
 _NEAR = 10
 """A request is near a limit if ten of its bound would be more than the limit."""
-
-_USUAL_TOKEN_BYTES = 4
-_LONGEST_TOKEN_BYTES = 128
-"""Vocabularies have runs of blanks as one token, up to this length."""
-
-_MEDIA = (b'"image_url":', b'"input_audio":')
 
 Replan = Callable[[int], Awaitable[EngineCall]]
 """Plans the same call anew with at most so many tokens for each answer."""
@@ -111,17 +110,17 @@ class Spending:
         who = _who(call)
         if not plan.tasks:  # it only counts tokens, and uses none
             return plan, self._taken(who, self._take(who, plan, 0))
-        bound = _upper_bound(plan, facts)
+        bound = upper_bound(plan, facts)
         counts = None
         asked = bound >= facts.context_tokens or self._is_near(who, bound)
         if asked:
             counts = await self._count(who, plan, facts)
         prompt = bound if counts is None else sum(counts)
-        taken = self._take(who, plan, prompt + _answer_tokens(plan, facts, counts))
+        taken = self._take(who, plan, prompt + answer_tokens(plan, facts, counts))
         if not asked and _about_tokens(taken):
             counts = await self._count(who, plan, facts)
             prompt = bound if counts is None else sum(counts)
-            taken = self._take(who, plan, prompt + _answer_tokens(plan, facts, counts))
+            taken = self._take(who, plan, prompt + answer_tokens(plan, facts, counts))
         for _ in ("minute", "day"):  # each may refuse what the other would let pass
             if not (isinstance(taken, Refusal) and plan.open_ended):
                 break
@@ -129,8 +128,8 @@ class Spending:
             if room < 1:
                 break
             plan = await replan(room)
-            taken = self._take(who, plan, prompt + _answer_tokens(plan, facts, counts))
-        call.prompt_estimate = prompt if counts is not None else min(bound, _likely_tokens(plan))
+            taken = self._take(who, plan, prompt + answer_tokens(plan, facts, counts))
+        call.prompt_estimate = prompt if counts is not None else min(bound, likely_tokens(plan))
         return plan, self._taken(who, taken)
 
     def _is_near(self, who: Principal, tokens: int) -> bool:
@@ -201,7 +200,7 @@ class Spending:
         Raises:
             ApiError: One of the prompts cannot fit, however long it waits; or 429.
         """
-        _refuse_giant(plan, facts)
+        refuse_giant(plan, facts)
         least = 0 if plan.open_ended else plan.choices * (plan.max_tokens or 0)
         taken = self._take(who, plan, least)
         if isinstance(taken, Refusal) and taken.limit == "tokens" and taken.retry_after_s:
@@ -211,7 +210,7 @@ class Spending:
                 counts = await self.counter.count(plan)
             if counts is None:
                 return None
-            if max(counts) > _longest(plan, facts):
+            if max(counts) > longest_prompt(plan, facts):
                 held.started()
                 raise context_exceeded(facts.context_tokens, max(counts))
         return counts
@@ -220,50 +219,9 @@ class Spending:
         return self.clocks.monotonic(), self.clocks.wall()
 
 
-def _longest(plan: EngineCall, facts: ModelFacts) -> int:
-    """The most tokens that a prompt may have: one that fills the context leaves no answer room."""
-    return facts.context_tokens - (1 if plan.generates else 0)
-
-
-def _refuse_giant(plan: EngineCall, facts: ModelFacts) -> None:
-    """Refuse without asking what could not fit if its tokens were the longest there are."""
-    least = len(plan.body) // _LONGEST_TOKEN_BYTES // _inputs(plan)
-    if least > facts.context_tokens and not _has_media(plan, facts):
-        raise context_exceeded(facts.context_tokens, least)
-
-
-def _likely_tokens(plan: EngineCall) -> int:
-    return len(plan.body) // _USUAL_TOKEN_BYTES
-
-
-def _inputs(plan: EngineCall) -> int:
-    return plan.prompts if plan.generates else plan.tasks
-
-
-def _has_media(plan: EngineCall, facts: ModelFacts) -> bool:
-    return (facts.vision or facts.audio) and any(mark in plan.body for mark in _MEDIA)
-
-
 def _who(call: Call) -> Principal:
     assert call.principal is not None, "spending needs a key, or the stand-in for all"
     return call.principal
-
-
-def _upper_bound(plan: EngineCall, facts: ModelFacts) -> int:
-    inputs = _inputs(plan)
-    # A rerank request has its query once, and the engine reads it with each of the documents.
-    size = len(plan.body) * (inputs if plan.path == RERANK_DIALECT.path else 1)
-    return upper_tokens(size, inputs, facts.context_tokens, media=_has_media(plan, facts))
-
-
-def _answer_tokens(plan: EngineCall, facts: ModelFacts, counts: tuple[int, ...] | None) -> int:
-    """The most tokens that all answers together can have."""
-    if plan.max_tokens is None:
-        return 0
-    if counts is None:
-        return plan.choices * plan.max_tokens
-    each = plan.choices // len(counts)
-    return sum(each * min(plan.max_tokens, facts.context_tokens - count) for count in counts)
 
 
 def _about_tokens(taken: Reservation | Refusal) -> bool:
