@@ -19,7 +19,7 @@ import uvloop
 from keys.changes import add
 from keys.editing import editing
 from keys.records import KeyRecord
-from tests.load.client import Answer, ask, request
+from tests.load.client import Answer, ask, pause, request
 from tests.support.service import ServiceProcess
 
 __all__ = ["SLOTS", "Bench", "Watch", "percentile", "running", "table"]
@@ -162,13 +162,13 @@ class Watch:
         time = asyncio.get_running_loop().time
         while True:
             before_s = time()
-            await asyncio.sleep(_PROBE_S)
+            await pause(_PROBE_S)
             self.lag_s.append(time() - before_s - _PROBE_S)
 
     async def _look_at_memory(self) -> None:
         gateway = psutil.Process(self.service.pid)
         while True:
-            await asyncio.sleep(1.0)
+            await pause(1.0)
             self.rss_bytes.append(gateway.memory_info().rss)
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import httptools
 
-__all__ = ["Answer", "ask", "request"]
+__all__ = ["Answer", "ask", "pause", "request"]
 
 _DONE = b"data: [DONE]\n\n"
 _CUT = 0
@@ -126,3 +126,14 @@ class _Reply(asyncio.Protocol):
         if not self._ended.done():
             self._answer.ended_s = self._time()
             self._ended.set_result(None)
+
+
+async def pause(seconds: float) -> None:
+    """Let the time of a load pass: what these programs measure happens in time."""
+    loop = asyncio.get_running_loop()
+    over: asyncio.Future[None] = loop.create_future()
+    timer = loop.call_later(max(seconds, 0.0), over.set_result, None)
+    try:
+        await over
+    finally:
+        timer.cancel()

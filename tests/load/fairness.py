@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from tests.load.bench import SLOTS, Bench, Watch, percentile, run, running, table
-from tests.load.client import Answer
+from tests.load.client import Answer, pause
 from tests.support.engine_stats import engine_stats
 
 __all__ = ["Guest", "Shares", "guest_among_many", "weighted_shares"]
@@ -74,15 +74,15 @@ async def _guest_among_many(bench: Bench, script: str, asks: int, chance: random
     waits_s: list[float] = []
     async with Watch(bench.service) as watch:
         flood = asyncio.create_task(bench.flood("crowd", script, _CROWD, crowd.append))
-        await asyncio.sleep(2 * service_s)
+        await pause(2 * service_s)
         for _ in range(asks):
-            await asyncio.sleep(chance.uniform(0, service_s))
+            await pause(chance.uniform(0, service_s))
             answer = await bench.ask("guest", script)
             assert answer.good, answer
             waits_s.append(answer.took_s - service_s)
         # Until the first one that had the whole crowd ahead of it.
         while len(crowd) < _CROWD + 2 * SLOTS:
-            await asyncio.sleep(service_s)
+            await pause(service_s)
         flood.cancel()
         await asyncio.gather(flood, return_exceptions=True)
     assert all(answer.good for answer in crowd)

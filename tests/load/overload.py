@@ -16,7 +16,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from tests.load.bench import SLOTS, Bench, Watch, percentile, run, running, table
-from tests.load.client import Answer, ask, request
+from tests.load.client import Answer, ask, pause, request
 from tests.support.engine_stats import engine_stats
 
 __all__ = ["Overload", "overload"]
@@ -134,7 +134,7 @@ async def _capacity(bench: Bench, script: str, seconds: float) -> float:
     flood = asyncio.create_task(
         bench.flood("key-0", script, 2 * SLOTS, lambda answer: ended_s.append(answer.ended_s))
     )
-    await asyncio.sleep(seconds)
+    await pause(seconds)
     flood.cancel()
     await asyncio.gather(flood, return_exceptions=True)
     return _rate(ended_s, until_s=ended_s[-1])
@@ -174,7 +174,7 @@ class _Crowd:
         while due_s < until_s:
             late_s = loop.time() - due_s
             if late_s < 0:
-                await asyncio.sleep(-late_s)
+                await pause(-late_s)
             self._start(loop.create_task(self._one(self._chance.choice(self._requests), due_s)))
             due_s += self._chance.expovariate(self._rate)
         ended_s = [answer.ended_s for answer in self.answers if answer.good]
