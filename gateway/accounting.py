@@ -8,7 +8,7 @@ from gateway.stream.pump import Pump
 from gateway.stream.sse import Outcome
 from gateway.stream.usage import tokens_of_reply
 
-__all__ = ["account_reply", "account_stream", "note_wait"]
+__all__ = ["account_reply", "account_stream", "charge_no_prompt", "note_wait"]
 
 
 def note_wait(call: Call, lease: Lease) -> None:
@@ -43,6 +43,13 @@ def account_reply(call: Call, body: bytes) -> int:
     call.record.prompt_tokens = tokens_of_reply(body)
     _settle(call)
     return call.record.prompt_tokens
+
+
+def charge_no_prompt(call: Call) -> None:
+    """The engine fell silent: nobody pays for a prompt that was only estimated."""
+    if call.record.prompt_tokens == call.prompt_estimate:
+        call.record.prompt_tokens = 0
+    _settle(call)
 
 
 def _settle(call: Call) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,6 +13,7 @@ from gateway.accounting import note_wait
 from gateway.app import Endpoint
 from gateway.call import Call
 from gateway.dialects.base import Dialect, EngineCall, FieldPolicy, ModelFacts
+from gateway.dialects.counting import CHAT_COUNT_DIALECT
 from gateway.errors import ApiError
 from gateway.front.body import BodyBudget, BodyClaim, BodyRules, check_body_headers, read_body
 from gateway.off_loop import off_loop_if_large
@@ -20,7 +21,7 @@ from gateway.queue.admission import Admission, Wish
 from gateway.relay import Relay
 from gateway.request.jsonbody import parse
 from gateway.request.patience import patience_of
-from gateway.spending import Spending
+from gateway.spending import Replan, Spending
 
 __all__ = ["Inference"]
 
@@ -70,14 +71,20 @@ class Inference:
         with self.budget.claim(call.principal.key_id) as claim:
             fields = await self._read(call, claim)
             streamed = dialect.assembler is not None and fields.get("stream") is True
-            with ExitStack() as held:
+            async with AsyncExitStack() as held:
+                if dialect is CHAT_COUNT_DIALECT:  # it has no queue of its own
+                    await held.enter_async_context(self.spending.counting(call.principal.key_id))
 
                 async def plan(patience_s: float) -> EngineCall:
                     nonlocal fields
                     facts = await self._known_facts(call, patience_s)
                     made = await self._plan(dialect, fields, claim.size_bytes, facts)
                     self._note(call, made)
-                    made = await self._reserve(call, dialect, fields, made, facts, held)
+                    replan = self._replanner(dialect, fields, made, facts)
+                    made, reservation = await self.spending.reserve(
+                        call, made, facts, replan, wait_s=patience_s
+                    )
+                    call.reservation = held.enter_context(reservation)
                     if streamed:  # the headers go out before it is known what it takes
                         self.spending.show(call)
                     # The wait and the answer may be long, and this function lives as long as they.
@@ -105,16 +112,10 @@ class Inference:
             raise ApiError("engine_unavailable", retry_after_s=2.0)
         return facts
 
-    async def _reserve(
-        self,
-        call: Call,
-        dialect: Dialect,
-        fields: dict[str, Any],
-        plan: EngineCall,
-        facts: ModelFacts,
-        held: ExitStack,
-    ) -> EngineCall:
-        """Reserve what *plan* may cost; given back when *held* is left."""
+    def _replanner(
+        self, dialect: Dialect, fields: dict[str, Any], plan: EngineCall, facts: ModelFacts
+    ) -> Replan:
+        """Makes *plan* anew with a shorter answer."""
 
         async def replan(max_tokens: int) -> EngineCall:
             cap = min(max_tokens, self.policy.max_tokens_cap or max_tokens)
@@ -122,9 +123,7 @@ class Inference:
             size = len(plan.body)
             return await off_loop_if_large(size, lambda: dialect.build(fields, facts, policy))
 
-        plan, reservation = await self.spending.reserve(call, plan, facts, replan)
-        call.reservation = held.enter_context(reservation)
-        return plan
+        return replan
 
     async def _read(self, call: Call, claim: BodyClaim) -> dict[str, Any]:
         """The body's fields; the bytes of the body are gone once this returns."""

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from aiohttp.web_response import Response, StreamResponse
 
 from backend import BackendError, ConnectFailed, Exchange
-from gateway.accounting import account_reply, account_stream
+from gateway.accounting import account_reply, account_stream, charge_no_prompt
 from gateway.call import Call
 from gateway.dialects import Dialect, EngineCall
 from gateway.dispatch import Deadline, Dispatch, EngineDoor
@@ -131,6 +131,7 @@ class Relay:
                 finally:
                     exchange.abort()
         except TimeoutError:
+            charge_no_prompt(call)
             raise ApiError("engine_timeout") from None
 
     async def _pass_on(self, call: Call, exchange: Exchange, lease: Lease) -> bytes:
@@ -184,6 +185,8 @@ class Relay:
             killed = call.why_cancelled()
             if killed is None:
                 raise
+            if killed.code == "engine_timeout":
+                charge_no_prompt(call)
             error = killed
         except ConnectionError:  # the client left in the moment of the last write
             raise
@@ -238,6 +241,7 @@ class Relay:
             error = await pump.over
             if error is not None:
                 raise error
+            watch.stop()  # what is left is between us and the reader
             self._engine.note_served()
             await reply.commit()
         finally:

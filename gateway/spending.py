@@ -13,7 +13,8 @@ Counting waits for the engine; checking and taking do not, and are one step.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import NoReturn
 from weakref import WeakValueDictionary
@@ -26,6 +27,7 @@ from gateway.engine.failures import context_exceeded
 from gateway.errors import RETRY_AFTER_MAX_S
 from gateway.limits.cost import (
     answer_tokens,
+    least_tokens,
     likely_tokens,
     longest_prompt,
     refuse_giant,
@@ -40,13 +42,14 @@ from gateway.queue.booking import Bookings
 from gateway.queue.rates import ServiceRates
 from keys import Principal
 
-__all__ = ["Spending"]
+__all__ = ["Replan", "Spending"]
 
 _USEFUL_TOKENS = 256
 """An open answer may be cut down to so many tokens, or to twice the usual ones if that is more."""
 
 _AT_ONCE = 4
 """Prompts that the engine counts at a time."""
+_COUNT_WAIT_S = 5.0
 _MARGIN = 1.25
 _SOON_S = 0.1
 _NEAR = 10
@@ -74,7 +77,7 @@ class Spending:
     rates: ServiceRates
     slots: Callable[[], int]
     _turns: WeakValueDictionary[str, asyncio.Lock] = field(default_factory=WeakValueDictionary)
-    _counting: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_AT_ONCE))
+    _at_once: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_AT_ONCE))
     bookings: Bookings = field(default_factory=Bookings)
     """When each refused request should come back: one after another, as the limit allows."""
 
@@ -97,9 +100,15 @@ class Spending:
             self._refuse(_who(call), refusal)
 
     async def reserve(
-        self, call: Call, plan: EngineCall, facts: ModelFacts, replan: Replan
+        self,
+        call: Call,
+        plan: EngineCall,
+        facts: ModelFacts,
+        replan: Replan,
+        *,
+        wait_s: float,
     ) -> tuple[EngineCall, Reservation]:
-        """Take from the key's limits what *plan* may cost.
+        """Take from the key's limits what *plan* may cost; counting waits for *wait_s* at most.
 
         Returns:
             The plan, perhaps with a shorter answer, and what was taken.
@@ -114,12 +123,15 @@ class Spending:
         counts = None
         asked = bound >= facts.context_tokens or self._is_near(who, bound)
         if asked:
-            counts = await self._count(who, plan, facts)
-        prompt = bound if counts is None else sum(counts)
+            counts = await self._count(who, plan, facts, wait_s)
+        prompt = bound
+        if asked:
+            prompt = min(bound, likely_tokens(plan)) if counts is None else sum(counts)
         taken = self._take(who, plan, prompt + answer_tokens(plan, facts, counts))
         if not asked and _about_tokens(taken):
-            counts = await self._count(who, plan, facts)
-            prompt = bound if counts is None else sum(counts)
+            counts = await self._count(who, plan, facts, wait_s)
+            # What cannot be counted now is not refused for the sake of a loose bound.
+            prompt = min(bound, likely_tokens(plan)) if counts is None else sum(counts)
             taken = self._take(who, plan, prompt + answer_tokens(plan, facts, counts))
         for _ in ("minute", "day"):  # each may refuse what the other would let pass
             if not (isinstance(taken, Refusal) and plan.open_ended):
@@ -188,8 +200,14 @@ class Spending:
         # A minute's tokens come back, so a wait for a useful length is worth it; a day's do not.
         return max(left, useful) if refusal.limit == "tokens" else left
 
+    @asynccontextmanager
+    async def counting(self, key_id: str) -> AsyncIterator[None]:
+        """A turn to have the engine count: one for each key at a time, and few in all."""
+        async with self._turns.setdefault(key_id, asyncio.Lock()), self._at_once:
+            yield
+
     async def _count(
-        self, who: Principal, plan: EngineCall, facts: ModelFacts
+        self, who: Principal, plan: EngineCall, facts: ModelFacts, wait_s: float
     ) -> tuple[int, ...] | None:
         """Exact tokens of each prompt; None if they cannot be had now.
 
@@ -201,13 +219,15 @@ class Spending:
             ApiError: One of the prompts cannot fit, however long it waits; or 429.
         """
         refuse_giant(plan, facts)
-        least = 0 if plan.open_ended else plan.choices * (plan.max_tokens or 0)
+        least = 0 if plan.open_ended else least_tokens(plan, facts)
         taken = self._take(who, plan, least)
         if isinstance(taken, Refusal) and taken.limit == "tokens" and taken.retry_after_s:
             taken = self._take(who, plan, 0)  # how long to wait follows from the exact number
         with self._taken(who, taken) as held:
-            async with self._turns.setdefault(who.key_id, asyncio.Lock()), self._counting:
-                counts = await self.counter.count(plan)
+            counts = None
+            with suppress(TimeoutError):
+                async with asyncio.timeout(min(wait_s, _COUNT_WAIT_S)), self.counting(who.key_id):
+                    counts = await self.counter.count(plan)
             if counts is None:
                 return None
             if max(counts) > longest_prompt(plan, facts):

@@ -7,7 +7,14 @@ from gateway.dialects.rerank import RERANK_DIALECT
 from gateway.engine.failures import context_exceeded
 from gateway.limits.estimate import upper_tokens
 
-__all__ = ["answer_tokens", "likely_tokens", "longest_prompt", "refuse_giant", "upper_bound"]
+__all__ = [
+    "answer_tokens",
+    "least_tokens",
+    "likely_tokens",
+    "longest_prompt",
+    "refuse_giant",
+    "upper_bound",
+]
 
 _USUAL_TOKEN_BYTES = 4
 _LONGEST_TOKEN_BYTES = 128
@@ -51,6 +58,11 @@ def upper_bound(plan: EngineCall, facts: ModelFacts) -> int:
     # A rerank request has its query once, and the engine reads it with each of the documents.
     size = len(plan.body) * (inputs if plan.path == RERANK_DIALECT.path else 1)
     return upper_tokens(size, inputs, facts.context_tokens, media=_has_media(plan, facts))
+
+
+def least_tokens(plan: EngineCall, facts: ModelFacts) -> int:
+    """What the call takes at least, however long its prompts are: long ones leave less room."""
+    return min(plan.choices * (plan.max_tokens or 0), plan.prompts * facts.context_tokens)
 
 
 def answer_tokens(plan: EngineCall, facts: ModelFacts, counts: tuple[int, ...] | None) -> int:

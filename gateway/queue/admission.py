@@ -29,6 +29,9 @@ __all__ = ["Admission", "Lease", "Turn", "TurnHolder", "Wish"]
 
 _NO_ENGINE_RETRY_S = 2.0
 _LEAST_RETRY_S = 0.05
+_FIRST_HOLD = 1 / 8
+"""Of the mean time of a request: for so long slots stand empty for one that needs several."""
+_LEAST_HOLD_S = 0.01
 
 
 class Admission:
@@ -61,6 +64,7 @@ class Admission:
         self._leases: set[Lease] = set()
         self._left: dict[Lease, None] = {}
         self._outlook = Outlook(queue, rates, jitter, horizon_s=RETRY_AFTER_MAX_S)
+        self._timer: asyncio.TimerHandle | None = None
         self._capacity = 0
         self._usual_capacity = 1
         self._closed: tuple[str, float | None] | None = None
@@ -231,6 +235,7 @@ class Admission:
 
     def _let_in(self) -> None:
         now = self._clock()
+        self._queue.hold_s = max(self.rates.mean_s * _FIRST_HOLD, _LEAST_HOLD_S)
         while granted := self._queue.grant(self._capacity - self.taken, self._capacity, now):
             for ticket in granted:
                 turn = self._turns.pop(ticket)
@@ -238,6 +243,15 @@ class Admission:
                     self._queue.settle(ticket, 0.0)
                 else:
                     turn.granted.set_result(self._take(ticket, turn.entered_s, now))
+        self._look_again(self._queue.look_again_s(now))
+
+    def _look_again(self, in_s: float | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if in_s is not None:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(max(in_s, _LEAST_HOLD_S), self._let_in)
 
     # -- slots
 

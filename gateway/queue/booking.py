@@ -13,6 +13,8 @@ from collections.abc import Hashable
 
 __all__ = ["Booking", "Bookings"]
 
+_SWEEP_EVERY_S = 1.0
+
 
 class Booking:
     """Places given away and not yet reached.
@@ -76,6 +78,7 @@ class Bookings:
     def __init__(self, horizon_s: float = 60.0, at_most: int = 10_000) -> None:
         self._horizon_s = horizon_s
         self._at_most = at_most
+        self._swept_s = float("-inf")
         self._of: OrderedDict[Hashable, Booking] = OrderedDict()
 
     def __repr__(self) -> str:
@@ -83,8 +86,11 @@ class Bookings:
 
     def others(self, whose: Hashable, now: float) -> int:
         """For how many besides *whose* something is booked that is not reached yet; about."""
-        while self._of and not next(iter(self._of.values())).reaches(now):
-            self._of.popitem(last=False)
+        if now - self._swept_s >= _SWEEP_EVERY_S:
+            self._swept_s = now
+            over = [key for key, booking in self._of.items() if not booking.reaches(now)]
+            for key in over:
+                del self._of[key]
         return len(self._of) - (whose in self._of)
 
     def book(self, whose: Hashable, now: float, first_in_s: float, interval_s: float) -> float:

@@ -6,8 +6,9 @@ The order, the most urgent first:
 3. the classes high, normal, batch. A higher one always goes first; see "Ageing";
 4. within a class weighted fair between keys (`shares.py`), within a key first come, first served.
 
-The next one in this order may want more slots than are free. Nobody passes it then, else requests
-for many slots would wait for ever. Its key is charged for the slots that it keeps empty.
+The next one in this order may want more slots than are free. Nobody passes it then for a while (see
+`_hold`), else requests for many slots would wait for ever. Its key is charged for the slots that it
+keeps empty.
 
 Ageing. What ages is a key in a class, by how long it was passed over: since its last grant there,
 or since it began to wait there. After `ageing_s`, if anybody waits in a higher class, its head
@@ -63,6 +64,7 @@ __all__ = ["PRIORITIES", "FairQueue", "Full", "Place", "Ticket"]
 
 _NO_SLOT = -2
 _AGAIN = -1
+_MOST_DOUBLINGS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +121,10 @@ class FairQueue:
         self._classes = tuple(Shares() for _ in PRIORITIES)
         self._vacancy = Vacancy()
         self._leavers: list[tuple[int, Ticket]] = []  # with their class; not charged yet
+        self._held: tuple[Ticket, float] | None = None  # until when slots stand empty for whom
+        self._holds: dict[Ticket, int] = {}  # how often they have for those that wait
+        self.hold_s = 0.1
+        """Seconds for which slots stand empty for one who needs more of them, the first time."""
         self._arrivals = 0
         self._cost_s = 0.0
 
@@ -205,6 +211,7 @@ class FairQueue:
             settled when it ends.
         """
         self._charge_leavers(now)
+        self._end_hold(now)
         self._vacancy.stop()
         if capacity <= 0:
             return []
@@ -215,7 +222,8 @@ class FairQueue:
         while ticket := self._next(now):
             slots = min(ticket.slots, capacity)
             if slots > free:
-                if len(self._by_key) > 1:
+                if len(self._by_key) > 1 and free > 0:
+                    self._hold(ticket, now)
                     self._vacancy.begin(ticket, free, now)
                 break
             free -= slots
@@ -223,6 +231,33 @@ class FairQueue:
             granted.append(ticket)
         self._forget_idle()
         return granted
+
+    def look_again_s(self, now: float) -> float | None:
+        """Seconds until `grant` may let others pass the one that slots stand empty for."""
+        if self._held is None or self._held[0] not in self._waiting:
+            return None
+        return max(self._held[1] - now, 0.0)
+
+    def _hold(self, ticket: Ticket, now: float) -> None:
+        """Let slots stand empty for *ticket* a while.
+
+        When its time is over its key pays at once, so that others pass until they have had as much.
+        Each further time is twice as long: somebody who holds out gets in, and somebody who asks
+        and gives up again takes little from others.
+        """
+        if self._held is not None and self._held[0] is ticket:
+            return
+        times = self._holds.get(ticket, 0)
+        self._holds[ticket] = times + 1
+        self._held = (ticket, now + self.hold_s * 2 ** min(times, _MOST_DOUBLINGS))
+
+    def _end_hold(self, now: float) -> None:
+        """Charge whom slots stood empty for, if the time for it is over."""
+        if self._held is None or (self._held[0] in self._waiting and now < self._held[1]):
+            return
+        ticket, self._held = self._held[0], None
+        if ticket in self._waiting and (kept_s := self._vacancy.take(ticket)) > 0:
+            self._classes[self._class_of(ticket)].fine(ticket, kept_s)
 
     def settle(self, ticket: Ticket, actual_s: float) -> None:
         """Charge the slot-seconds that a granted ticket really took.
@@ -253,6 +288,7 @@ class FairQueue:
         ages or ends later changes it.
         """
         self._charge_leavers(now)
+        self._end_hold(now)
         self._age(now)
         places: dict[Ticket, Place] = {}
         ahead_s = 0.0
@@ -307,6 +343,7 @@ class FairQueue:
         return line if line >= 0 else PRIORITIES.index(ticket.priority)
 
     def _leave(self, ticket: Ticket) -> None:
+        self._holds.pop(ticket, None)
         self._exit(ticket)
         self._count(ticket, -1)
 

@@ -405,6 +405,7 @@ def test_batch_is_served_in_time_although_the_others_never_rest() -> None:
 def blocked_by_large() -> tuple[FairQueue, Ticket, Ticket]:
     """One slot of two stands empty for 5 s, because the next one wants both."""
     queue = make_queue()
+    queue.hold_s = 60.0
     running, large = Ticket("g"), Ticket("e", slots=2, cost_s=0.0)
     offer_all(queue, [running, *(Ticket("g") for _ in range(7)), large])
     assert queue.grant(1, 2, 0.0) == [running]
@@ -430,6 +431,7 @@ def test_who_gives_up_pays_for_slots_that_stood_empty_for_it() -> None:
 
 def test_slots_that_stand_empty_cost_nothing_while_nobody_else_waits() -> None:
     queue = make_queue()
+    queue.hold_s = 60.0
     running, large = Ticket("g"), Ticket("e", slots=2, cost_s=0.0)
     offer_all(queue, [running, large, Ticket("e", cost_s=0.0)])
     assert queue.grant(2, 2, 0.0) == [running]
@@ -1014,3 +1016,99 @@ def test_leaving_crowds_leave_no_memory_behind() -> None:
         queue.withdraw(ticket)
     assert len(queue) == 1
     assert max(len(shares._heap) for shares in queue._classes) <= 70
+
+
+# -- how long slots stand empty for one who needs more of them
+
+
+def play(seconds: float, *, patience_s: float) -> tuple[list[float], int]:
+    """
+    Four slots. Key A keeps one for 5 s at a time, and asks for all four behind it; B asks for one
+    for 0.12 s, again and again.
+
+    Args:
+        seconds: How long it goes on.
+        patience_s: After this long A gives up its large request, and asks again.
+
+    Returns:
+        What B waited each time, and how many large requests went.
+    """
+    queue = make_queue()
+    queue.hold_s = 0.02  # an eighth of what requests take
+    ends: list[tuple[float, int, Ticket]] = []
+    now, number, free = 0.0, 0, 4
+    waits: list[float] = []
+    larges = 0
+    long, small, large = Ticket("a", cost_s=5.0), Ticket("b", cost_s=0.12), Ticket("a", slots=4)
+    asked_s = 0.0
+    offer_all(queue, [long, large, small])
+    while now < seconds:
+        while granted := queue.grant(free, 4, now):
+            for ticket in granted:
+                number += 1
+                free -= ticket.slots
+                took_s = 5.0 if ticket is long else 0.12
+                heappush(ends, (now + took_s, number, ticket))
+                if ticket is small:
+                    waits.append(now - ticket.arrived_s)
+                larges += ticket is large
+        look_s = queue.look_again_s(now)
+        nexts = [ends[0][0] if ends else inf, asked_s + patience_s]
+        nexts += [] if look_s is None else [now + max(look_s, 0.01)]
+        now = max(now, min(nexts))
+        while ends and ends[0][0] <= now:
+            _, _, ticket = heappop(ends)
+            free += ticket.slots
+            queue.settle(ticket, ticket.slots * (5.0 if ticket is long else 0.12))
+            if ticket is small:
+                small = Ticket("b", cost_s=0.12)
+                queue.offer(small, now)
+            elif ticket is long:
+                long = Ticket("a", cost_s=5.0)
+                queue.offer(long, now)
+            else:
+                large, asked_s = Ticket("a", slots=4), now
+                queue.offer(large, now)
+        if now >= asked_s + patience_s:
+            queue.withdraw(large)
+            large, asked_s = Ticket("a", slots=4), now
+            queue.offer(large, now)
+    return waits, larges
+
+
+def test_request_for_all_slots_behind_its_own_keys_long_one_starves_nobody() -> None:
+    for patience_s in (0.3, 1.0, 4.9, inf):
+        waits, _ = play(60.0, patience_s=patience_s)
+        assert len(waits) > 100, patience_s
+        assert sum(waits) / len(waits) < 0.5, patience_s
+        assert max(waits) < 5.5, patience_s
+
+
+def test_request_for_all_slots_gets_in_while_others_ask_all_the_time() -> None:
+    queue = make_queue()
+    queue.hold_s = 0.1
+    ends: list[tuple[float, int, Ticket]] = []
+    now, number, free = 0.0, 0, 4
+    large = Ticket("a", slots=4)
+    offer_all(queue, [Ticket("b", cost_s=1.0) for _ in range(8)])
+    entered_s = None
+    while entered_s is None and now < 200.0:
+        while granted := queue.grant(free, 4, now):
+            for ticket in granted:
+                number += 1
+                free -= ticket.slots
+                heappush(ends, (now + 0.7 + 0.1 * (number % 7), number, ticket))
+                if ticket is large:
+                    entered_s = now
+        if number == 4 and not queue.waiting_of("a"):
+            queue.offer(large, now)
+        look_s = queue.look_again_s(now)
+        now = min(ends[0][0], inf if look_s is None else now + max(look_s, 0.01))
+        while ends and ends[0][0] <= now:
+            _, _, ticket = heappop(ends)
+            free += ticket.slots
+            queue.settle(ticket, 1.0)
+            if ticket is not large:
+                queue.offer(Ticket("b", cost_s=1.0), now)
+    assert entered_s is not None
+    assert entered_s < 30.0
