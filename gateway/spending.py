@@ -120,19 +120,17 @@ class Spending:
         if not plan.tasks:  # it only counts tokens, and uses none
             return plan, self._taken(who, self._take(who, plan, 0))
         bound = upper_bound(plan, facts)
-        counts = None
-        asked = bound >= facts.context_tokens or self._is_near(who, bound)
-        if asked:
-            counts = await self._count(who, plan, facts, wait_s)
-        prompt = bound
-        if asked:
-            prompt = min(bound, likely_tokens(plan)) if counts is None else sum(counts)
-        taken = self._take(who, plan, prompt + answer_tokens(plan, facts, counts))
-        if not asked and _about_tokens(taken):
-            counts = await self._count(who, plan, facts, wait_s)
-            # What cannot be counted now is not refused for the sake of a loose bound.
-            prompt = min(bound, likely_tokens(plan)) if counts is None else sum(counts)
+        likely = min(bound, likely_tokens(plan))
+        near = bound >= facts.context_tokens or self._is_near(who, bound)
+        counts, prompt = None, bound
+        for asked in (True,) if near else (False, True):
+            if asked:
+                counts = await self._count(who, plan, facts, wait_s)
+                # What cannot be counted now is not refused for the sake of a loose bound.
+                prompt = likely if counts is None else sum(counts)
             taken = self._take(who, plan, prompt + answer_tokens(plan, facts, counts))
+            if not _about_tokens(taken):
+                break
         for _ in ("minute", "day"):  # each may refuse what the other would let pass
             if not (isinstance(taken, Refusal) and plan.open_ended):
                 break
@@ -141,7 +139,7 @@ class Spending:
                 break
             plan = await replan(room)
             taken = self._take(who, plan, prompt + answer_tokens(plan, facts, counts))
-        call.prompt_estimate = prompt if counts is not None else min(bound, likely_tokens(plan))
+        call.prompt_estimate = likely if counts is None else prompt
         return plan, self._taken(who, taken)
 
     def _is_near(self, who: Principal, tokens: int) -> bool:
