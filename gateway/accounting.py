@@ -8,7 +8,7 @@ from gateway.stream.pump import Pump
 from gateway.stream.sse import Outcome
 from gateway.stream.usage import tokens_of_reply
 
-__all__ = ["account_reply", "account_stream", "charge_no_prompt", "note_wait"]
+__all__ = ["account_reply", "account_stream", "charge_no_prompt", "note_wait", "tell_times"]
 
 
 def note_wait(call: Call, lease: Lease) -> None:
@@ -34,7 +34,6 @@ def account_stream(call: Call, pump: Pump) -> Outcome:
         reported = max(reported or 0, pump.events.tokens)
     record.completion_tokens = reported
     _settle(call)
-    call.headers["Server-Timing"] = _server_timing(record.queue_s, outcome)
     return outcome
 
 
@@ -57,9 +56,10 @@ def _settle(call: Call) -> None:
         call.reservation.settle(call.record.prompt_tokens + call.record.completion_tokens)
 
 
-def _server_timing(queue_s: float, outcome: Outcome) -> str:
-    parts = [f"queue;dur={queue_s * 1000:.1f}"]
+def tell_times(call: Call, outcome: Outcome) -> None:
+    """Say in the headers what took how long; of use only while they are still to be sent."""
+    parts = [f"queue;dur={call.record.queue_s * 1000:.1f}"]
     for name, value_ms in (("prefill", outcome.prompt_ms), ("decode", outcome.predicted_ms)):
         if value_ms is not None:
             parts.append(f"{name};dur={value_ms:.1f}")
-    return ", ".join(parts)
+    call.headers["Server-Timing"] = ", ".join(parts)

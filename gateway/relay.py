@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from aiohttp.web_response import Response, StreamResponse
 
 from backend import BackendError, ConnectFailed, Exchange
-from gateway.accounting import account_reply, account_stream, charge_no_prompt
+from gateway.accounting import account_reply, account_stream, charge_no_prompt, tell_times
 from gateway.call import Call
 from gateway.dialects import Dialect, EngineCall
 from gateway.dispatch import Deadline, Dispatch, EngineDoor
@@ -31,7 +31,7 @@ from gateway.errors import ApiError
 from gateway.queue.admission import Admission, Lease
 from gateway.stream.pump import Pump
 from gateway.stream.reply import StreamReply
-from gateway.stream.sse import EventStream
+from gateway.stream.sse import EventStream, Outcome
 from gateway.stream.watch import StreamWatch
 from gateway.tasks import Tasks
 
@@ -156,7 +156,7 @@ class Relay:
         try:
             error = await pump.over
         finally:
-            self._close_books(call, pump, lease)
+            tell_times(call, self._close_books(call, pump, lease))
         if error is not None:
             raise error
         try:
@@ -257,9 +257,9 @@ class Relay:
         lease.unfinished = pump.unfinished
         return pump
 
-    def _close_books(self, call: Call, pump: Pump, lease: Lease) -> None:
+    def _close_books(self, call: Call, pump: Pump, lease: Lease) -> Outcome:
         pump.stop()
-        account_stream(call, pump)
+        outcome = account_stream(call, pump)
         events = pump.events
         lease.abandoned = not (events.done or events.error is not None)
         if events.done:
@@ -269,6 +269,7 @@ class Relay:
                 completion_tokens=call.record.completion_tokens,
                 prefill_s=pump.prefill_s,
             )
+        return outcome
 
 
 def _backpressure(exchange: Exchange) -> Callable[[bool], None]:
