@@ -6,7 +6,8 @@ first key, which `create_first_key` makes on a fresh machine.
 """
 
 from keys.editing import create_first_key
-from keys.errors import KeysError
+from keys.errors import KeysError, WriteFailed
+from keys.files import write_private
 from keys.keyring import Keyring, Standing
 from keys.principal import PRIORITIES, SCOPES, Limits, Principal, Refused
 from keys.store import KeyStore
@@ -21,5 +22,7 @@ __all__ = [
     "Principal",
     "Refused",
     "Standing",
+    "WriteFailed",
     "create_first_key",
+    "write_private",
 ]

@@ -210,7 +210,7 @@ def _hand_over(fd: int, target: Path) -> None:
     if os.geteuid() != 0:
         return
     try:
-        like = target.stat()
+        like = target.lstat()  # links are followed already, all but one that leads to itself
     except FileNotFoundError:
         like = target.parent.stat()
     if like.st_uid != 0:

@@ -3,8 +3,8 @@
 Blocking: to be called from a thread. Rules:
 
 - a save is a new private file beside the old one, flushed, renamed over it, and the directory
-  flushed: killed at any instant, the old content or the new is found, complete. What a killed
-  writer left behind is removed before the first save;
+  flushed (`keys.write_private`): killed at any instant, the old content or the new is found,
+  complete;
 - a symbolic link in its place stays: what it points to is the file, and is looked up each time;
 - a full or broken disk never stops the service: `save` says so once in the log, and once more
   when it works again;
@@ -16,14 +16,14 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import secrets
 import stat
 import threading
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import orjson
+
+from keys import WriteFailed, write_private
 
 __all__ = ["MAX_JOURNAL_BYTES", "Journal"]
 
@@ -44,7 +44,6 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._failing = False
-        self._swept = False
         self._turn = threading.Lock()
 
     def __repr__(self) -> str:
@@ -92,9 +91,9 @@ class Journal:
         with self._turn:
             try:
                 if len(data) > MAX_JOURNAL_BYTES:
-                    raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
-                self._replace(data)
-            except OSError as exc:
+                    raise WriteFailed(f"they are larger than {MAX_JOURNAL_BYTES} bytes")
+                write_private(self.path, data)
+            except WriteFailed as exc:
                 self._failed(exc)
                 return False
             self._worked()
@@ -104,30 +103,13 @@ class Journal:
         # Not Path.resolve: it raises for a link that leads to itself, in some versions.
         return Path(os.path.realpath(self.path))
 
-    def _replace(self, data: bytes) -> None:
-        path = self._file()
-        prefix = f".{path.name}.tmp-"
-        if not self._swept:
-            _sweep(path.parent, prefix)
-            self._swept = True
-        temporary = path.with_name(prefix + secrets.token_hex(8))
-        try:
-            _write_new(temporary, data)
-            temporary.replace(path)
-        except BaseException:
-            with suppress(OSError):
-                temporary.unlink()
-            raise
-        _flush_directory(path.parent)
-
-    def _failed(self, exc: OSError) -> None:
-        self._swept = False
+    def _failed(self, exc: WriteFailed) -> None:
         if not self._failing:
             self._failing = True
             _logger.warning(
                 "the counters of limits cannot be saved to %s and live in memory only: %s",
                 self.path,
-                _reason(exc),
+                exc,
             )
 
     def _worked(self) -> None:
@@ -165,33 +147,3 @@ def _parsed(data: bytes) -> dict[str, Any]:
     if not isinstance(state, dict):
         raise ValueError("it holds no state")
     return state
-
-
-def _write_new(path: Path, data: bytes) -> None:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
-    fd = os.open(path, flags, 0o600)
-    try:
-        rest = memoryview(data)
-        while rest:
-            rest = rest[os.write(fd, rest) :]
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def _sweep(directory: Path, prefix: str) -> None:
-    for found in directory.iterdir():
-        if found.name.startswith(prefix):
-            with suppress(FileNotFoundError):
-                found.unlink()
-
-
-def _flush_directory(directory: Path) -> None:
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    except OSError as exc:
-        if exc.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems
-            raise
-    finally:
-        os.close(fd)
