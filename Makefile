@@ -12,6 +12,8 @@ VENV := .venv
 PY := $(VENV)/bin/python
 GATEWAY := $(PY) -m gateway
 OLD_OPENAI := .venvs/openai-1
+RUNPOD_SDK := .venvs/runpod
+VAST_SDK := .venvs/vast
 
 # The first that is new enough; set PYTHON=... to choose another.
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -32,7 +34,7 @@ setup: $(VENV)/.installed ## Make .venv, get llama-server (built once, in minute
 run: setup ## Start the service; the first time, make an API key and show it
 	@exec $(GATEWAY) serve --first-run
 
-test: setup $(OLD_OPENAI)/.installed ## Run every test, those with the real engine included
+test: setup $(OLD_OPENAI)/.installed $(RUNPOD_SDK)/.installed $(VAST_SDK)/.installed ## Run every test, those with the real engine included
 	@$(PY) -m pytest $(PYTEST_ARGS)
 
 lint: $(VENV)/.installed ## Check style and types
@@ -82,4 +84,18 @@ $(OLD_OPENAI)/.installed: $(VENV)/.made constraints-openai1.txt
 	@echo "installing the older OpenAI client into $(OLD_OPENAI)"
 	@rm -rf $(OLD_OPENAI)
 	@$(PY) -m pip install --disable-pip-version-check --quiet --no-deps --target $(OLD_OPENAI) --requirement constraints-openai1.txt
+	@touch $@
+
+# The platforms' own worker packages, which tests run as the platform would: their folder goes into
+# PYTHONPATH of the processes that tests start, so .venv stays as it is.
+$(RUNPOD_SDK)/.installed: $(VENV)/.made constraints-runpod.txt
+	@echo "installing RunPod's SDK into $(RUNPOD_SDK)"
+	@rm -rf $(RUNPOD_SDK)
+	@$(PY) -m pip install --disable-pip-version-check --quiet --no-deps --target $(RUNPOD_SDK) --requirement constraints-runpod.txt
+	@touch $@
+
+$(VAST_SDK)/.installed: $(VENV)/.made constraints-vast.txt
+	@echo "installing Vast's SDK into $(VAST_SDK)"
+	@rm -rf $(VAST_SDK)
+	@$(PY) -m pip install --disable-pip-version-check --quiet --no-deps --target $(VAST_SDK) --requirement constraints-vast.txt
 	@touch $@
