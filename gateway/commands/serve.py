@@ -21,6 +21,7 @@ from gateway.cli import load_or_exit, settings_options
 if TYPE_CHECKING:
     from gateway.config import Loaded
     from gateway.foundation import Foundation
+    from gateway.observe.readiness_log import ReadinessLog
     from gateway.settings.model import Settings
 
 __all__ = ["serve"]
@@ -74,6 +75,7 @@ def _mind_early_signals() -> None:
 def _serve(settings: Settings, secret: str | None, first_run: bool) -> int:
     from gateway.foundation import CLOCKS, lay_foundation, verdict_options
     from gateway.observe.accesslog import AccessLog
+    from gateway.observe.readiness_log import ReadinessLog
     from gateway.version import VERSION
     from health import HEALTH_PATHS, HealthPortError, HealthServer
 
@@ -84,6 +86,7 @@ def _serve(settings: Settings, secret: str | None, first_run: bool) -> int:
         quiet_routes=HEALTH_PATHS | {settings.health_check_path},
     )
     foundation = lay_foundation(settings, access_log, VERSION)
+    readiness = ReadinessLog(settings.model_log)
     health: HealthServer | None = None
     if not settings.one_listener:
         health = HealthServer(
@@ -98,16 +101,23 @@ def _serve(settings: Settings, secret: str | None, first_run: bool) -> int:
             health.start()
         except HealthPortError as exc:
             _log.error("%s", exc)
+            readiness.fatal("health_port")
             return 1
         _log.info("health port is open on %s:%d", settings.host, health.port)
     try:
-        return _run(settings, foundation, secret, first_run)
+        return _run(settings, foundation, readiness, secret, first_run)
     finally:
         if health is not None:
             health.stop()
 
 
-def _run(settings: Settings, foundation: Foundation, secret: str | None, first_run: bool) -> int:
+def _run(
+    settings: Settings,
+    foundation: Foundation,
+    readiness: ReadinessLog,
+    secret: str | None,
+    first_run: bool,
+) -> int:
     import uvloop
 
     from backend import OperatorError
@@ -135,6 +145,9 @@ def _run(settings: Settings, foundation: Foundation, secret: str | None, first_r
 
     def announce(port: int) -> None:
         _log.info("ready: %s/v1", base_url(settings.host, port))
+        if settings.public_url:
+            _log.info("clients outside reach it at %s/v1", settings.public_url.rstrip("/"))
+        readiness.ready(model_alias(settings))
         if first_run:
             auth = settings.checks_keys
             text = welcome(settings.host, port, model_alias(settings), secret, auth=auth)
@@ -144,6 +157,7 @@ def _run(settings: Settings, foundation: Foundation, secret: str | None, first_r
         return uvloop.run(run())
     except (PortTaken, OperatorError) as exc:
         _log.error("%s", exc)
+        readiness.fatal("cannot_start")
         return 1
 
 

@@ -6,6 +6,7 @@ PLATFORM= always corrects it. A value that was set anywhere is never touched her
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,13 +34,16 @@ class _Platform:
     request_timeout_s: float | None = None
     body_limit_bytes: int | None = None
     shares_port: bool = False
+    host: str | None = None
+    port: int | None = None
     node_id_names: tuple[str, ...] = ()
 
 
 # Drain: what is left of the platform's grace between its signal and SIGKILL, where it says;
 # 25 s on RunPod and 8 s on Vast and Modal are guesses on the safe side, as they do not say.
 # RunPod's load balancer ends a request after 330 s, carries 30 MB, and probes PORT when
-# PORT_HEALTH is not set.
+# PORT_HEALTH is not set. On Vast Serverless, callers reach the PyWorker, and only that reaches us;
+# 18000 is where the vendor's own model servers listen.
 _RUNPOD = _Platform(
     drain_timeout_s=25.0,
     body_limit_bytes=30_000_000,
@@ -49,7 +53,9 @@ _RUNPOD = _Platform(
 _PLATFORMS: Mapping[str, _Platform] = {
     "runpod-serverless": replace(_RUNPOD, volume="/runpod-volume", request_timeout_s=320.0),
     "runpod-pod": replace(_RUNPOD, volume="/workspace"),
-    "vast-serverless": _Platform("/workspace", 8.0, node_id_names=("CONTAINER_ID",)),
+    "vast-serverless": _Platform(
+        "/workspace", 8.0, host="127.0.0.1", port=18000, node_id_names=("CONTAINER_ID",)
+    ),
     "vast": _Platform("/workspace", 8.0, node_id_names=("CONTAINER_ID", "VAST_CONTAINERLABEL")),
     "fly": _Platform(drain_timeout_s=0.0, node_id_names=("FLY_MACHINE_ID",)),
     "knative": _Platform(drain_timeout_s=15.0, node_id_names=("HOSTNAME",)),
@@ -106,7 +112,10 @@ def derive(
     platform = _PLATFORMS.get(name, _Platform())
     found = {"platform": Derived(name, "found from the environment")}
     found |= _from_platform(name, platform)
-    found["port_health"] = _health_port(settings, chosen, name, platform)
+    port = settings.port if "port" in chosen or platform.port is None else platform.port
+    found["port_health"] = _health_port(port, chosen, name, platform)
+    if name == "vast" and (url := _vast_url(port, environ)):
+        found["public_url"] = Derived(url, f"PUBLIC_IPADDR and VAST_TCP_PORT_{port}")
     found["node_id"] = _node_id(platform, environ, host_name)
     found["cache_dir"] = Derived(user_cache_dir, "the user's cache folder")
     found["max_request_body_size"] = _body_limit(settings, name, platform)
@@ -119,21 +128,34 @@ def derive(
 def _from_platform(name: str, platform: _Platform) -> dict[str, Derived]:
     because = f"platform {name}"
     values = {
+        "host": platform.host,
+        "port": platform.port,
         "drain_timeout": platform.drain_timeout_s,
         "request_timeout": platform.request_timeout_s,
     }
     return {key: Derived(value, because) for key, value in values.items() if value is not None}
 
 
-def _health_port(
-    settings: Settings, chosen: Collection[str], name: str, platform: _Platform
-) -> Derived:
-    if settings.port == 0:
+def _health_port(port: int, chosen: Collection[str], name: str, platform: _Platform) -> Derived:
+    if port == 0:
         return Derived(0, "PORT is 0: any free port here too")
     if platform.shares_port and "port" in chosen:
-        return Derived(settings.port, f"PORT, as platform {name} probes it")
+        return Derived(port, f"PORT, as platform {name} probes it")
     # 65535 has no neighbour above; the checks then ask for PORT_HEALTH.
-    return Derived(min(settings.port + 1, 65535), "PORT + 1")
+    return Derived(min(port + 1, 65535), "PORT + 1")
+
+
+def _vast_url(port: int, environ: Mapping[str, str]) -> str | None:
+    """Where *port* is seen from outside: Vast maps each port to a random public one."""
+    address = environ.get("PUBLIC_IPADDR", "").strip()
+    outside = environ.get(f"VAST_TCP_PORT_{port}", "").strip()
+    if not (outside.isascii() and outside.isdigit()):
+        return None
+    try:
+        at = ipaddress.ip_address(address)
+    except ValueError:
+        return None
+    return f"http://[{at}]:{outside}" if at.version == 6 else f"http://{at}:{outside}"
 
 
 def _node_id(platform: _Platform, environ: Mapping[str, str], host_name: str) -> Derived:

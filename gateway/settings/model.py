@@ -151,14 +151,26 @@ class Settings(BaseModel):
         "0.0.0.0",  # noqa: S104 (containers are reached from outside; keys guard the port)
         "address",
         "Address that both ports listen on.",
+        note="0.0.0.0; on Vast Serverless 127.0.0.1, as the PyWorker stands in front",
     )
-    port: Annotated[int, _PORT] = _set(8000, "address", "API port. 0 takes any free port.")
+    port: Annotated[int, _PORT] = _set(
+        8000,
+        "address",
+        "API port. 0 takes any free port.",
+        note="8000; on Vast Serverless 18000, where a PyWorker looks for its model server",
+    )
     port_health: Annotated[int, _PORT] = _set(
         8001,
         "address",
         "Health and metrics port, open before anything is loaded. Equal to PORT: one listener "
         "serves both.",
         note="PORT + 1; on RunPod the same as PORT when only PORT is set",
+    )
+    public_url: Annotated[str | None, Url("none")] = _set(
+        None,
+        "address",
+        "Where clients reach the API port from outside. Only shown, when the service is ready.",
+        note="unset; on a Vast instance from PUBLIC_IPADDR and VAST_TCP_PORT_<PORT>",
     )
     platform: Annotated[str, Word(PLATFORMS)] = _set(
         "generic",
@@ -554,6 +566,13 @@ class Settings(BaseModel):
     )
     log_repeat_limit: Annotated[float, Number(1.0)] = _set(
         10.0, "log", "Lines of one kind written in a second; the rest are counted."
+    )
+    model_log: Annotated[Path | None, _OPTIONAL_PATH] = _set(
+        None,
+        "log",
+        "A file that gets the line 'GATEWAY READY model=...' and the line 'model loaded' once, "
+        "when the model is ready for the first time, and 'GATEWAY FATAL reason' when the service "
+        "gives up; nothing else. Vast's worker watches it.",
     )
     metrics_max_keys: Annotated[int, Whole(0, 100_000)] = _set(
         200, "log", "API keys with figures of their own in /metrics; later ones share 'other'."
