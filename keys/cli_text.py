@@ -32,6 +32,7 @@ def as_dict(record: KeyRecord, now: float) -> dict[str, Any]:
         "priority": record.priority,
         "weight": record.weight,
         "models": None if record.models is None else sorted(record.models),
+        "continue_streams": record.continue_streams,
         "note": record.note,
         "old_shape": record.secret.legacy,
         "previous_valid_until": [_instant(until) for until in _overlaps(record, now)],
@@ -53,6 +54,8 @@ def as_page(record: KeyRecord, now: float) -> str:
         ("models", "all" if record.models is None else ", ".join(sorted(record.models))),
         ("note", record.note or "-"),
     ]
+    if record.continue_streams:
+        lines.append(("streams", "continued when their engine dies"))
     if record.secret.legacy:
         lines.append(("shape", "old (from a migrated file); rotate replaces it"))
     lines.extend(

@@ -152,6 +152,11 @@ _OPTIONS = (
     click.option("--priority", type=click.Choice(PRIORITIES), help="Class in the queue."),
     click.option("--weight", type=_Weight(), help="Share within its class; 1 is ordinary."),
     click.option("--models", type=_ModelList(), help="Comma list of model names, or all."),
+    click.option(
+        "--continue-streams/--no-continue-streams",
+        default=None,
+        help="Whether chat streams are continued when their engine dies.",
+    ),
     click.option("--note", type=_Note(), help="One line for people."),
 )
 

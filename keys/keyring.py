@@ -58,6 +58,7 @@ class _Entry:
             weight=record.weight,
             models=record.models,
             expires_at=record.expires,
+            continue_streams=record.continue_streams,
         )
 
     def admit(self, now: float) -> Principal | Refused:

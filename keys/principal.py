@@ -44,6 +44,7 @@ class Principal:
         weight: Share among keys of the same priority, above 0; 1 is ordinary.
         models: Names it may ask for; None means every model.
         expires_at: Seconds since the epoch from which on it is refused; None means never.
+        continue_streams: Its chat streams are continued when their engine dies.
     """
 
     key_id: str
@@ -53,6 +54,7 @@ class Principal:
     weight: float
     models: frozenset[str] | None
     expires_at: float | None
+    continue_streams: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -294,6 +294,7 @@ _KEY_FIELDS: dict[str, Callable[[Node], Any]] = {
     "priority": _priority,
     "weight": _weight,
     "models": _models,
+    "continue_streams": _bool,
     "note": _note,
 }
 

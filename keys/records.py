@@ -81,6 +81,7 @@ class KeyRecord:
         priority: One of `keys.principal.PRIORITIES`.
         weight: `MIN_WEIGHT` to `MAX_WEIGHT`.
         models: Names it may ask for; None means all.
+        continue_streams: Its chat streams are continued when their engine dies.
         note: Free text for people, one line.
     """
 
@@ -96,6 +97,7 @@ class KeyRecord:
     priority: str = "normal"
     weight: float = 1.0
     models: frozenset[str] | None = None
+    continue_streams: bool = False
     note: str = ""
 
 

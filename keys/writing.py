@@ -50,6 +50,8 @@ def _write_record(record: KeyRecord, lines: list[str]) -> None:
         lines.append(f"    weight: {weight_text(record.weight)}")
     if record.models is not None:
         lines.append(f"    models: [{', '.join(_quoted(name) for name in sorted(record.models))}]")
+    if record.continue_streams:
+        lines.append("    continue_streams: true")
     if record.note:
         lines.append(f"    note: {_quoted(record.note)}")
     if record.previous:

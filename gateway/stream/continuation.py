@@ -1,4 +1,4 @@
-"""PURE. A chat stream that lost its engine goes on with the next one, where the client asked for it.
+"""PURE. A chat stream that lost its engine goes on with the next one, if the client wants that.
 
 Measured with llama-server (the build of `make setup`), and why the engine is asked as it is:
 
@@ -184,8 +184,11 @@ class Continuation:
             out(events)
             if self._ruled_out:
                 return
-            for event in self._split(events):
-                self._note(event)
+            try:
+                for event in self._split(events):
+                    self._note(event)
+            except ValueError:  # passed on all the same: nobody has to understand it
+                self._rule_out()
 
         return record
 
@@ -271,7 +274,7 @@ class Continuation:
         The events in what has come, which may end anywhere; ``[DONE]`` is an empty one.
 
         Raises:
-            ValueError: An event is not JSON, or far too large.
+            ValueError: An event is no JSON object, or far too large.
         """
         pieces = (self._held + events if self._held else events).split(b"\n\n")
         self._held = pieces.pop()
@@ -283,7 +286,10 @@ class Continuation:
                 if with_done:
                     yield {}
             elif data.startswith(b"data:"):
-                yield orjson.loads(data[5:])
+                event = orjson.loads(data[5:])
+                if not isinstance(event, dict):
+                    raise ValueError("an event is no object")
+                yield event
 
 
 def _adds(choice: dict[str, Any], *, repeats: bool) -> bool:

@@ -119,6 +119,7 @@ def test_every_setting_is_stored_and_shown(run: Run) -> None:
         *("generate", "alice", "--expires", "2030-01-31", "--rpm", "60", "--tpm", "1000"),
         *("--concurrency", "2", "--tokens-per-day", "5000", "--scopes", "inference,admin"),
         *("--priority", "high", "--weight", "2.5", "--models", "a,b", "--note", 'Al "x" \\ é'),
+        "--continue-streams",
     )
     found = shown(run, "alice")
     assert found.pop("created").endswith("Z")
@@ -133,6 +134,7 @@ def test_every_setting_is_stored_and_shown(run: Run) -> None:
         "priority": "high",
         "weight": 2.5,
         "models": ["a", "b"],
+        "continue_streams": True,
         "note": 'Al "x" \\ é',
         "old_shape": False,
         "previous_valid_until": [],
@@ -140,6 +142,7 @@ def test_every_setting_is_stored_and_shown(run: Run) -> None:
     page = run("show", "alice").stdout
     assert "rpm=60 tpm=1000" in page
     assert "2030-01-31T00:00:00Z" in page
+    assert "continued when their engine dies" in page
 
 
 def test_settings_can_be_taken_back(run: Run) -> None:
@@ -152,6 +155,17 @@ def test_settings_can_be_taken_back(run: Run) -> None:
         None,
         "",
     )
+
+
+def test_streams_are_continued_only_where_the_key_says_so(run: Run) -> None:
+    run("generate", "alice")
+    assert shown(run, "alice")["continue_streams"] is False
+    assert "streams" not in run("show", "alice").stdout
+    run("set", "alice", "--continue-streams")
+    run("set", "alice", "--rpm", "5")
+    assert shown(run, "alice")["continue_streams"] is True
+    run("set", "alice", "--no-continue-streams")
+    assert shown(run, "alice")["continue_streams"] is False
 
 
 def test_set_leaves_everything_else_alone(run: Run, admits: Callable[..., bool]) -> None:

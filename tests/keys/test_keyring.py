@@ -21,6 +21,7 @@ def test_right_key_gets_its_principal(make: Maker, digester: Digester) -> None:
         priority="high",
         weight=2.0,
         models=frozenset({"m"}),
+        continue_streams=True,
     )
     expected = Principal(
         key_id="alice",
@@ -30,6 +31,7 @@ def test_right_key_gets_its_principal(make: Maker, digester: Digester) -> None:
         weight=2.0,
         models=frozenset({"m"}),
         expires_at=200,
+        continue_streams=True,
     )
     ring = Keyring([record], digester)
     assert ring.identify(key, 100.0) == expected

@@ -92,6 +92,7 @@ records = st.builds(
     weight=st.integers(1, 10_000).map(lambda hundredths: hundredths / 100),
     models=st.none()
     | st.frozensets(printable.filter(lambda name: 1 <= len(name) <= 200), min_size=1, max_size=3),
+    continue_streams=st.booleans(),
     note=printable.filter(lambda note: len(note) <= MAX_NOTE_CHARS),
 )
 
@@ -208,6 +209,7 @@ def test_moments_survive_being_written(moment: int) -> None:
         ("weight: nan", "must be a number"),
         (f"models: {CANARY}", "must be a list of model names"),
         ("models: []", "must be a list of model names"),
+        (f"continue_streams: {CANARY}", "must be true or false"),
         (f"note: [{CANARY}]", "must be one line"),
         ('note: "two\\nlines"', "must be one line"),
         (f"legacy: {CANARY}", "must be true or false"),
