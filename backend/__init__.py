@@ -23,12 +23,21 @@ if TYPE_CHECKING:
         EngineTimeout,
         OperatorError,
     )
+    from backend.exits import ExitCause
     from backend.extra_args import refuse_extra_args
     from backend.gpu import Gpu, read_gpus
     from backend.inquiry import busy_slots
     from backend.probe import Probe, ProbeReady, probe_engine
     from backend.rundir import RunDir
     from backend.rundir import default_path as default_run_dir
+    from backend.slot_cache import (
+        HeldPrompt,
+        SavedSlot,
+        bound_new_files,
+        held_prompts,
+        restore_slot,
+        save_slot,
+    )
     from backend.states import SupervisorSettings
     from backend.status import FAILURE_EXIT_CODES, EngineProps, EngineSnapshot, EngineState, Failure
     from backend.supervisor import Supervisor
@@ -54,10 +63,12 @@ __all__ = [
     "EngineState",
     "EngineTimeout",
     "Exchange",
+    "ExitCause",
     "Failure",
     "FindSettings",
     "FoundEngine",
     "Gpu",
+    "HeldPrompt",
     "LogProgress",
     "ModelSettings",
     "OperatorError",
@@ -66,11 +77,13 @@ __all__ = [
     "Progress",
     "ResolvedModel",
     "RunDir",
+    "SavedSlot",
     "Sink",
     "Supervisor",
     "SupervisorSettings",
     "TcpAddress",
     "UnixAddress",
+    "bound_new_files",
     "build",
     "build_command",
     "busy_slots",
@@ -78,11 +91,14 @@ __all__ = [
     "engine_threads",
     "find",
     "find_or_build",
+    "held_prompts",
     "probe_engine",
     "public_name",
     "read_gpus",
     "refuse_extra_args",
     "resolve",
+    "restore_slot",
+    "save_slot",
     "validate",
 ]
 
@@ -102,6 +118,7 @@ _HOMES = {
     "EngineState": "status",
     "EngineTimeout": "errors",
     "Exchange": "client",
+    "ExitCause": "exits",
     "FAILURE_EXIT_CODES": "status",
     "Failure": "status",
     "FindSettings": "supply.engine",
@@ -133,6 +150,12 @@ _HOMES = {
     "refuse_extra_args": "extra_args",
     "resolve": "supply.model",
     "validate": "supply.gguf_file",
+    "HeldPrompt": "slot_cache",
+    "SavedSlot": "slot_cache",
+    "bound_new_files": "slot_cache",
+    "held_prompts": "slot_cache",
+    "restore_slot": "slot_cache",
+    "save_slot": "slot_cache",
 }
 
 

@@ -49,6 +49,8 @@ class EngineSettings:
         embeddings, rerank: Serve these routes instead of text.
         pooling: ``mean``, ``cls``, ``last`` or ``rank``.
         mmproj: Projector file for image and audio input.
+        slot_save_dir: Private folder in which the engine may write what its slots hold; None
+            leaves that switched off. It must exist when the engine starts.
         extra_args: More arguments, checked against the refused ones.
     """
 
@@ -68,6 +70,7 @@ class EngineSettings:
     rerank: bool = False
     pooling: str | None = None
     mmproj: Path | None = None
+    slot_save_dir: Path | None = None
     extra_args: tuple[str, ...] = ()
 
 
@@ -149,6 +152,7 @@ def _mock_argv(settings: EngineSettings, address: Address) -> list[str]:
     argv += ["--sse-ping-interval", "-1"]
     argv += ["--embeddings"] if settings.embeddings else []
     argv += ["--reranking"] if settings.rerank else []
+    argv += _option("--slot-save-path", settings.slot_save_dir)
     return argv
 
 
@@ -164,6 +168,7 @@ def _llama(settings: EngineSettings, address: Address) -> list[str]:
     argv += ["--reranking"] if settings.rerank else []
     argv += _option("--pooling", settings.pooling)
     argv += _option("--mmproj", settings.mmproj)
+    argv += _option("--slot-save-path", settings.slot_save_dir)
     # Its thread pool grows too slowly in a burst and an idle connection holds a thread, so it gets
     # one thread per connection that the gateway could hold, and some for probes and counting.
     argv += ["--threads-http", str(2 * settings.parallel + 16)]

@@ -13,7 +13,7 @@ import orjson
 from backend.client import EngineClient
 from backend.errors import EngineError
 
-__all__ = ["busy_slots"]
+__all__ = ["busy_slots", "read_slots"]
 
 # One slot tells of all its sampling settings: some 2 kB each, for up to 256 slots.
 _LIMIT_BYTES = 4 << 20
@@ -33,12 +33,21 @@ async def busy_slots(client: EngineClient, timeout_s: float) -> int:
         EngineError: The answer is not the list of slots that llama-server gives.
         EngineTimeout, ConnectFailed, EngineGone: As `EngineClient.request`.
     """
+    return sum(slot["is_processing"] for slot in await read_slots(client, timeout_s))
+
+
+async def read_slots(client: EngineClient, timeout_s: float) -> list[dict[str, Any]]:
+    """What the engine tells of its slots; each tells at least whether it ``is_processing``.
+
+    Raises:
+        EngineError, EngineTimeout, ConnectFailed, EngineGone: As `busy_slots`.
+    """
     status, body = await client.request(
         "GET", "/slots", timeout_s=timeout_s, limit_bytes=_LIMIT_BYTES
     )
     if status != 200:
         raise EngineError(f"/slots answered {status}")
-    return sum(_is_busy(slot) for slot in _slots(body))
+    return [_checked(slot) for slot in _slots(body)]
 
 
 def _slots(body: bytes) -> list[Any]:
@@ -51,8 +60,7 @@ def _slots(body: bytes) -> list[Any]:
     return slots
 
 
-def _is_busy(slot: Any) -> bool:
-    busy = slot.get("is_processing") if isinstance(slot, dict) else None
-    if not isinstance(busy, bool):
+def _checked(slot: Any) -> dict[str, Any]:
+    if not isinstance(slot, dict) or not isinstance(slot.get("is_processing"), bool):
         raise EngineError("/slots does not tell which slots are at work")
-    return busy
+    return slot

@@ -19,6 +19,7 @@ from backend.mock.answer import (
     text_tokens,
 )
 from backend.mock.generate import Generation
+from backend.mock.held import HeldSlots, parsed
 from backend.mock.http import Connection, Request
 from backend.mock.options import MockOptions
 from backend.mock.slots import Slots
@@ -46,6 +47,7 @@ class MockEngine:
         self._stats = Stats()
         self._slots = Slots(options.parallel, self._stats.changed)
         self._stats.slots = self._slots
+        self._held = HeldSlots(options.parallel, options.slot_save_path)
         self._routes: dict[str, Callable[[Connection, Json], None]] = {
             "/v1/chat/completions": self._chat,
             "/v1/completions": self._text,
@@ -119,8 +121,19 @@ class MockEngine:
             self._get(connection, request.path)
         elif request.method == "POST" and request.path in self._routes:
             self._post(connection, request)
+        elif request.method == "POST" and request.path.startswith("/slots/"):
+            self._act(connection, request)
         else:
             self._error(connection, wire.NOT_FOUND)
+
+    def _act(self, connection: Connection, request: Request) -> None:
+        slot, action = request.path.removeprefix("/slots/"), request.query.get("action", "")
+        try:
+            payload = self._held.act(slot, action, parsed(request.body))
+        except Refused as refusal:
+            self._error(connection, refusal.payload)
+        else:
+            connection.reply(200, orjson.dumps(payload))
 
     def _knows_key(self, request: Request) -> bool:
         if not self._key:
@@ -142,6 +155,7 @@ class MockEngine:
                     "n_ctx": context,
                     "speculative": False,
                     "is_processing": number < self._slots.used,
+                    **self._held.facts(number),
                 }
                 for number in range(options.parallel)
             ]
@@ -187,6 +201,7 @@ class MockEngine:
                 return
             async with self._slots.hold(slots, generation.linger_s):
                 await generation.run()
+            self._held.note(generation.prompt_tokens)
             self._stats.finished += 1
         except asyncio.CancelledError:
             self._stats.abandoned += 1

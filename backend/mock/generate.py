@@ -67,6 +67,11 @@ class Generation:
         """Seconds that its slots stay busy after the client has left."""
         return self._scenario.linger_ms / 1000
 
+    @property
+    def prompt_tokens(self) -> int:
+        """What its prompt counts."""
+        return self._answer.counts.prompt
+
     async def run(self) -> None:
         """Answer in full."""
         await (self._stream() if self._answer.stream else self._whole())

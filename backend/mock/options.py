@@ -34,6 +34,7 @@ class MockOptions:
     prefill_ms: float = 0.0
     keepalive_s: float = 5.0
     keepalive_max: int = 100
+    slot_save_path: str | None = None
 
     @property
     def slot_context(self) -> int:
@@ -77,6 +78,7 @@ def parse_options(argv: Sequence[str], environ: Mapping[str, str]) -> MockOption
     add("--prefill-ms", type=float, help="time from the head to the first token")
     add("--keepalive-s", type=float)
     add("--keepalive-max", type=int)
+    add("--slot-save-path", help="folder for what slots hold")
     given = vars(parser.parse_args([*_from_environment(environ), *argv]))
     names = [each.name for each in fields(MockOptions)]
     return MockOptions(**{name: given[name] for name in names if given[name] is not None})
