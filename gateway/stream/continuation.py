@@ -35,7 +35,7 @@ from typing import Any
 import orjson
 
 from gateway.dialects.base import EngineCall
-from gateway.stream.sse import EVENT_LIMIT_BYTES, Outcome
+from gateway.stream.sse import EVENT_LIMIT_BYTES, EventStream, Outcome
 
 __all__ = ["MARK", "TEXT_LIMIT_CHARS", "Continuation", "continuable"]
 
@@ -97,7 +97,7 @@ class Continuation:
         self._held = b""  # the beginning of an event
         self._head: dict[str, Any] = {}
         self._tokens = 0
-        self._prompt_tokens: int | None = None
+        self._first: EventStream | None = None
         self._finished = False
         self._told_usage = False
         self._ruled_out = False
@@ -118,17 +118,21 @@ class Continuation:
         """Events with text that the first engine sent; a token each, or several."""
         return self._tokens
 
-    def through(self, out: Out) -> Out:
-        """Where the events of an engine go, the first's and the second's; *out* is the client."""
-        return self._rewriter(out) if self.resumed else self._recorder(out)
-
-    def ending(self, prompt_tokens: int | None) -> bytes | None:
+    def through(self, out: Out, events: EventStream) -> Out:
         """
-        The events that were missing only; None where text is missing.
+        Where an engine's events are to go, the first's and then the second's.
 
         Args:
-            prompt_tokens: Size of the prompt, as the first engine told it.
+            out: The client.
+            events: What watches this engine's stream; knows the size of the prompt.
         """
+        if self.resumed:
+            return self._rewriter(out)
+        self._first = events
+        return self._recorder(out)
+
+    def ending(self) -> bytes | None:
+        """The events that are missing, where no text is missing any more; else None."""
         if not self._finished and self._tokens < self._max_tokens:
             return None
         events = []
@@ -136,25 +140,21 @@ class Continuation:
             choice = {"finish_reason": "length", "index": 0, "delta": {}}
             events.append(self._event([choice], {MARK: self._mark()}))
         if self._plan.include_usage and not self._told_usage:
-            usage = _usage(prompt_tokens or 0, self._tokens, 0)
+            usage = _usage(self._prompt_of(self._tokens), self._tokens, 0)
             events.append(self._event([], {"usage": usage, MARK: self._mark()}))
         return b"".join(events) + _DONE
 
-    def resume(self, prompt_tokens: int | None) -> EngineCall:
+    def resume(self) -> EngineCall:
         """
         The call for the second engine; from now on `through` rewrites.
 
         Only while `possible`, and when there is no `ending`. A stream of which nothing was passed
         on gets the same call again and stays as it is: it can be resumed later.
-
-        Args:
-            prompt_tokens: Size of the prompt, as the first engine told it.
         """
         assert self.possible, "asked to continue what cannot be continued"
         if not self._head:
             return self._plan
         self.resumed = True
-        self._prompt_tokens = prompt_tokens
         left = max(1, self._max_tokens - self._tokens)
         body = self._body(left)
         self._text = StringIO()
@@ -258,7 +258,7 @@ class Continuation:
 
     def _prompt_of(self, told: int) -> int:
         """Tokens of the prompt alone, where the second engine told *told*."""
-        known = self._prompt_tokens
+        known = self._first.prompt_tokens if self._first is not None else None
         return max(0, told - self._tokens) if known is None else known
 
     # -- both
