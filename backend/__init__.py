@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from backend.gpu import Gpu, read_gpus
     from backend.inquiry import busy_slots
     from backend.probe import Probe, ProbeReady, probe_engine
+    from backend.procfs import start_ticks
     from backend.rundir import RunDir
     from backend.rundir import default_path as default_run_dir
     from backend.slot_cache import (
@@ -43,8 +44,15 @@ if TYPE_CHECKING:
     from backend.supervisor import Supervisor
     from backend.supply.engine import FindSettings, FoundEngine, build, find, find_or_build
     from backend.supply.gguf_file import validate
-    from backend.supply.model import ModelSettings, ResolvedModel, public_name, resolve
+    from backend.supply.model import (
+        ModelSettings,
+        ResolvedModel,
+        model_files,
+        public_name,
+        resolve,
+    )
     from backend.supply.progress import ConsoleProgress, LogProgress, Progress
+    from backend.supply.readahead import ReadAhead
 
 __all__ = [
     "FAILURE_EXIT_CODES",
@@ -75,6 +83,7 @@ __all__ = [
     "Probe",
     "ProbeReady",
     "Progress",
+    "ReadAhead",
     "ResolvedModel",
     "RunDir",
     "SavedSlot",
@@ -92,6 +101,7 @@ __all__ = [
     "find",
     "find_or_build",
     "held_prompts",
+    "model_files",
     "probe_engine",
     "public_name",
     "read_gpus",
@@ -99,6 +109,7 @@ __all__ = [
     "resolve",
     "restore_slot",
     "save_slot",
+    "start_ticks",
     "validate",
 ]
 
@@ -130,6 +141,7 @@ _HOMES = {
     "Probe": "probe",
     "ProbeReady": "probe",
     "Progress": "supply.progress",
+    "ReadAhead": "supply.readahead",
     "ResolvedModel": "supply.model",
     "RunDir": "rundir",
     "Sink": "client",
@@ -144,11 +156,13 @@ _HOMES = {
     "default_run_dir": "rundir:default_path",
     "find": "supply.engine",
     "find_or_build": "supply.engine",
+    "model_files": "supply.model",
     "probe_engine": "probe",
     "public_name": "supply.model",
     "read_gpus": "gpu",
     "refuse_extra_args": "extra_args",
     "resolve": "supply.model",
+    "start_ticks": "procfs",
     "validate": "supply.gguf_file",
     "HeldPrompt": "slot_cache",
     "SavedSlot": "slot_cache",

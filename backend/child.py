@@ -55,9 +55,10 @@ class Child:
         return self._process.pid
 
     @property
-    def oom_kills(self) -> int:
-        """Kills for lack of memory in our cgroup since the spawn."""
-        return procfs.oom_kills() - self._oom_kills_before
+    def oom_kills(self) -> int | None:
+        """Kills for lack of memory since the spawn, see `procfs.oom_kills`; None: not counted."""
+        before, after = self._oom_kills_before, procfs.oom_kills()
+        return None if before is None or after is None else after - before
 
     def signal_group(self, signum: int) -> None:
         """Send *signum* to the process and everything it started; a no-op when it is reaped."""

@@ -20,6 +20,16 @@ class StopAsked:
 
 
 @dataclass(frozen=True, slots=True)
+class UnloadAsked:
+    """Nobody needs the engine now: its memory is to be given back until it is asked to wake."""
+
+
+@dataclass(frozen=True, slots=True)
+class WakeAsked:
+    """Someone needs an engine that sleeps."""
+
+
+@dataclass(frozen=True, slots=True)
 class AlarmRang:
     """The time in `Machine.alarm_s` has come."""
 
@@ -72,8 +82,15 @@ class Exited:
     roll: float
 
 
-ProcessEvent = Spawned | SpawnFailed | ProbePassed | ProbeNotYet | Served | Exited
-Event = StartAsked | StopAsked | AlarmRang | ProcessEvent
+@dataclass(frozen=True, slots=True)
+class WedgeSeen:
+    """It lives but gets nothing done; only a fresh process can help."""
+
+    generation: int
+
+
+ProcessEvent = Spawned | SpawnFailed | ProbePassed | ProbeNotYet | Served | Exited | WedgeSeen
+Event = StartAsked | StopAsked | UnloadAsked | WakeAsked | AlarmRang | ProcessEvent
 
 
 # --- actions ----------------------------------------------------------------------------------

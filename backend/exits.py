@@ -19,6 +19,7 @@ class ExitCause(StrEnum):
     SEGV = "segv"
     ABORT = "abort"
     OOM = "oom"
+    KILLED = "killed"
     LOAD_ERROR = "load_error"
     LOAD_TIMEOUT = "load_timeout"
     WEDGE = "wedge"
@@ -35,7 +36,8 @@ class ExitFacts:
         returncode: As subprocess counts it: >= 0 an exit code, < 0 the negated signal number.
         signals_sent: The signals this supervisor sent to the process.
         was_ready: The process had answered a readiness probe.
-        oom_kills: How many kills for lack of memory the cgroup counted while it ran.
+        oom_kills: How many kills for lack of memory the kernel counted while it ran; None where
+            it shows no count.
         evicted_for: Why the supervisor was ending it in order to restart it, if it was.
         last_lines: The last lines of its output.
     """
@@ -43,7 +45,7 @@ class ExitFacts:
     returncode: int
     signals_sent: frozenset[int] = frozenset()
     was_ready: bool = False
-    oom_kills: int = 0
+    oom_kills: int | None = None
     evicted_for: ExitCause | None = None
     last_lines: Sequence[str] = ()
 
@@ -76,10 +78,13 @@ def classify(facts: ExitFacts) -> ExitReport:
     Name the cause. First match wins:
 
     1. we were ending it for a reason of our own -> that reason;
-    2. a SIGKILL that nobody here sent, or any signal with the cgroup's counter up -> oom;
-    3. any other signal, by its number (one we sent is plain "signal");
-    4. exit code 0 -> clean;
-    5. a non-zero code before readiness -> port_in_use or load_error; after it -> error.
+    2. a signal that we sent -> signal;
+    3. any other signal while the kernel counted a kill for lack of memory -> oom;
+    4. a SIGKILL while it counted none -> killed: a person, or the platform; where the kernel
+       shows no count -> oom, which is far more often the reason;
+    5. any other signal, by its number;
+    6. exit code 0 -> clean;
+    7. a non-zero code before readiness -> port_in_use or load_error; after it -> error.
     """
     return ExitReport(_cause(facts), facts.returncode)
 
@@ -103,9 +108,10 @@ def _signal_cause(facts: ExitFacts) -> ExitCause:
     signum = -facts.returncode
     if signum in facts.signals_sent:
         return ExitCause.SIGNAL
-    # A SIGKILL from nowhere is the out-of-memory killer far more often than a person.
-    if signum == signal.SIGKILL or facts.oom_kills:
+    if facts.oom_kills:
         return ExitCause.OOM
+    if signum == signal.SIGKILL:
+        return ExitCause.OOM if facts.oom_kills is None else ExitCause.KILLED
     return _BY_SIGNAL.get(signum, ExitCause.SIGNAL)
 
 

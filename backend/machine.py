@@ -11,7 +11,7 @@ from backend.status import EngineProps, EngineSnapshot, EngineState, Failure
 
 
 class Phase(Enum):
-    """Where the machine is; finer than `EngineState` by the one that is not shown, EVICTING."""
+    """Where the machine is; finer than `EngineState`, see `_SHOWN_AS`."""
 
     STOPPED = EngineState.STOPPED
     STARTING = EngineState.STARTING
@@ -21,6 +21,18 @@ class Phase(Enum):
     BACKOFF = EngineState.RESTARTING
     STOPPING = EngineState.STOPPING
     FAILED = EngineState.FAILED
+    UNLOADING = "unloading"  # alive, but being ended to give its memory back until it is needed
+    SLEEPING = EngineState.SLEEPING
+
+
+_SHOWN_AS = {
+    Phase.EVICTING: EngineState.RESTARTING,
+    Phase.UNLOADING: EngineState.SLEEPING,
+}
+
+MAY_WAKE = frozenset(
+    {Phase.UNLOADING, Phase.BACKOFF, Phase.STARTING, Phase.LOADING, Phase.EVICTING}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +42,8 @@ class SupervisorSettings:
 
     Attributes:
         load_timeout_s: From spawn to the first good probe; beyond it the process is killed.
-        stop_grace_s: From SIGTERM to SIGKILL.
+        stop_grace_s: From SIGTERM to SIGKILL, at a stop and when unloading.
+        wedge_grace_s: From SIGTERM to SIGKILL for a process that is taken for stuck.
         reap_timeout_s: From SIGKILL to giving the process up as uninterruptible.
         backoff_first_s: Wait before the second restart in a row; the first is immediate.
         backoff_cap_s: Longest wait, before jitter.
@@ -42,6 +55,7 @@ class SupervisorSettings:
 
     load_timeout_s: float = 1800.0
     stop_grace_s: float = 10.0
+    wedge_grace_s: float = 5.0
     reap_timeout_s: float = 10.0
     backoff_first_s: float = 1.0
     backoff_cap_s: float = 60.0
@@ -65,8 +79,13 @@ class Machine:
         streak: Deaths since the last time of undisturbed service; sets the wait.
         deaths: When the deaths happened that count towards giving up.
         load_timeouts: Loads that ran out of time since one succeeded.
+        died: Processes that ended unasked, or could not be made, over the whole life.
         evicted_for: Why the living process is being ended, in EVICTING.
-        killed: SIGKILL was sent already, in EVICTING and STOPPING.
+        killed: SIGKILL was sent already, in EVICTING, STOPPING and UNLOADING.
+        waking: It was asked to wake and is not ready yet; in UNLOADING: it is to start again at
+            once. Never in a phase outside `MAY_WAKE`.
+        not_before_s: After a wake that failed: when the next may start a process, in SLEEPING.
+        known_props: What the last process that was ready said about itself.
     """
 
     settings: SupervisorSettings = field(default_factory=SupervisorSettings)
@@ -84,20 +103,28 @@ class Machine:
     load_timeouts: int = 0
     last_exit: ExitReport | None = None
     failure: Failure | None = None
+    died: int = 0
     evicted_for: ExitCause | None = None
     killed: bool = False
+    waking: bool = False
+    not_before_s: float | None = None
+    known_props: EngineProps | None = None
 
     @property
     def state(self) -> EngineState:
         """The phase as others see it."""
-        if self.phase is Phase.EVICTING:
-            return EngineState.RESTARTING
-        return EngineState(self.phase.value)
+        return _SHOWN_AS.get(self.phase) or EngineState(self.phase.value)
 
     @property
     def at_rest(self) -> bool:
         """No process is left and none will come without being asked for."""
-        return self.phase in (Phase.STOPPED, Phase.FAILED) and self.live is None
+        resting = (Phase.STOPPED, Phase.FAILED, Phase.SLEEPING)
+        return self.phase in resting and self.live is None
+
+    @property
+    def next_start_s(self) -> float | None:
+        """When the next process may be, or will be, made; None where nothing waits for a time."""
+        return self.alarm_s if self.phase is Phase.BACKOFF else self.not_before_s
 
     def is_due(self, now: float) -> bool:
         """Tell whether the alarm, if any is set, should have rung at *now*."""
@@ -118,7 +145,9 @@ def snapshot_of(machine: Machine, output_tail: tuple[str, ...] = ()) -> EngineSn
         ready_ever=machine.ready_ever,
         generation=machine.generation,
         props=machine.props,
-        next_start_s=machine.alarm_s if machine.phase is Phase.BACKOFF else None,
+        next_start_s=machine.next_start_s,
         output_tail=output_tail,
         failure=machine.failure,
+        waking=machine.waking,
+        deaths=machine.died,
     )

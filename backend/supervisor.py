@@ -37,12 +37,16 @@ from backend.events import (
     StartAsked,
     StopAsked,
     Tidy,
+    UnloadAsked,
+    WakeAsked,
+    WedgeSeen,
 )
 from backend.exits import ExitCause, ExitFacts, ExitReport, classify
 from backend.machine import Machine, Phase, SupervisorSettings, snapshot_of
 from backend.probe import Probe as AskEngine
 from backend.probe import ProbeReady, ProbeWrong
 from backend.rundir import RunDir
+from backend.state_log import log_change
 from backend.states import advance
 from backend.status import EngineSnapshot, Failure
 
@@ -96,8 +100,10 @@ class Supervisor:
     @property
     def snapshot(self) -> EngineSnapshot:
         """The state now."""
-        tail = tuple(self._child.lines.tail) if self._child is not None else ()
-        return snapshot_of(self._machine, tail)
+        if self._child is None:
+            return snapshot_of(self._machine)
+        lines = self._child.lines
+        return replace(snapshot_of(self._machine, tuple(lines.tail)), loaded_s=lines.loaded_s)
 
     def __repr__(self) -> str:
         return f"<Supervisor {self._machine!r} {self._child!r}>"
@@ -137,8 +143,32 @@ class Supervisor:
         if self._child is not None:
             self._child.signal_group(signal.SIGKILL)
 
+    def unload(self) -> None:
+        """
+        End a ready engine to give its memory back, and keep it away until `wake`; returns at once.
+
+        Without effect on an engine that is not ready. Close the connections to it first, as for
+        `stop`.
+        """
+        self._put(UnloadAsked())
+
+    def wake(self) -> None:
+        """Start an engine that sleeps, or is on the way there; returns at once, else no effect."""
+        self._put(WakeAsked())
+
+    def evict_wedged(self, generation: int) -> None:
+        """
+        End the process *generation*, which is taken for stuck, and start another; returns at once.
+
+        Without effect when that process is not the ready one any more.
+        """
+        self._put(WedgeSeen(generation))
+
     def note_served(self) -> None:
         """Tell that a request was answered in full. Cheap: counts once for each process."""
+        if self._machine.props is None:
+            # The process that served has ended, and this one has not served yet.
+            return
         generation = self._machine.generation
         if generation != self._served_generation:
             self._served_generation = generation
@@ -298,23 +328,9 @@ class Supervisor:
         after = self._machine
         if snapshot_of(before) == snapshot_of(after):
             return
-        self._log_change(before, after)
+        log_change(before, after)
         try:
             self._on_change(self.snapshot)
         except Exception:
             # What others do with the news must not end the supervision.
             _LOG.exception("a listener of the engine's state failed")
-
-    def _log_change(self, before: Machine, after: Machine) -> None:
-        if before.phase is after.phase:
-            return
-        if after.phase is Phase.READY:
-            took_s = after.since_s - before.since_s
-            _LOG.info("engine ready pid=%s load_s=%.2f", after.pid, took_s)
-        elif after.phase is Phase.BACKOFF and after.alarm_s is not None:
-            wait_s = after.alarm_s - after.since_s
-            _LOG.warning("engine ended: %s; restart in %.1f s", after.last_exit, wait_s)
-        elif after.phase is Phase.FAILED:
-            _LOG.error("engine given up: %s; last exit: %s", after.failure, after.last_exit)
-        else:
-            _LOG.info("engine %s pid=%s", after.phase.name.lower(), after.pid)

@@ -39,9 +39,9 @@ _log = logging.getLogger(__name__)
 def serve(first_run: bool, **flags: object) -> None:
     """Run the service.
 
-    Exit codes: 0 stopped as asked; 1 it cannot start; 2 the settings are wrong; 70 the engine
-    crashed too often or never became ready; 71 the engine could not be killed; 128+n a second
-    signal n forced the end.
+    Exit codes: 0 stopped as asked; 1 it cannot start, or the engine crashed too often or never
+    became ready; 2 the settings are wrong; 70 a bug in the supervision; 71 the engine could not be
+    killed; 128+n a second signal n forced the end.
     """
     from gateway.observe.logs import setup
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from backend import ExitCause
+
 __all__ = [
     "AUTH_FAILURE_REASONS",
     "ENGINE_EXIT_CAUSES",
@@ -41,18 +43,7 @@ AUTH_FAILURE_REASONS = (
     "expired",
     "disabled",
 )
-ENGINE_EXIT_CAUSES = (
-    "clean",
-    "signal",
-    "segv",
-    "abort",
-    "oom",
-    "load_error",
-    "load_timeout",
-    "wedge",
-    "port_in_use",
-    "error",
-)
+ENGINE_EXIT_CAUSES = tuple(cause.value for cause in ExitCause)
 
 LIMIT_NAMES = ("requests", "tokens", "concurrency", "tokens_per_day", "queue")
 """What a key may spend, as the ledger names it, and its share of the queue."""
