@@ -42,6 +42,7 @@ def running_engine(settings: EngineSettings, folder: Path) -> Iterator[httpx.Cli
     finally:
         process.kill()
         process.wait(10)
+        Path(address.path).unlink(missing_ok=True)  # what is killed leaves it, for the next to meet
 
 
 def _until_ready(client: httpx.Client, process: subprocess.Popen[bytes], log: Path) -> None:
