@@ -19,6 +19,8 @@ _READ_BYTES = 65536
 # Reads of what is left in the pipe after the engine's death; a survivor could write for ever.
 _LAST_READS = 64
 _REDACTED = b"[engine key]"
+# What llama-server writes once it can serve. It may be late by the time its log thread takes.
+_LOADED = "llama_server: model loaded"
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
 
 _LOG = logging.getLogger(__name__)
@@ -46,6 +48,8 @@ class OutputLines:
         self._allowance = float(burst)
         self._last_s: float | None = None
         self._dropped = 0
+        self.loaded_s: float | None = None
+        """When the engine said that its model is loaded, on the monotonic clock."""
 
     def feed(self, chunk: bytes, now: float) -> list[str]:
         """
@@ -63,7 +67,7 @@ class OutputLines:
         pieces = chunk.split(b"\n")
         for piece in pieces[:-1]:
             self._extend(piece)
-            self._emit(out)
+            self._emit(out, now)
         self._extend(pieces[-1])
         return out
 
@@ -72,7 +76,7 @@ class OutputLines:
         self._refill(now)
         out: list[str] = []
         if self._line or self._overlong:
-            self._emit(out)
+            self._emit(out, now)
         if self._dropped:
             out.append(self._dropped_note())
         return out
@@ -82,13 +86,15 @@ class OutputLines:
         self._line += piece[:room]
         self._overlong += max(0, len(piece) - room)
 
-    def _emit(self, out: list[str]) -> None:
+    def _emit(self, out: list[str], now: float) -> None:
         text = self._clean()
         self._line.clear()
         self._overlong = 0
         if not text:
             return
         self.tail.append(text)
+        if self.loaded_s is None and text.endswith(_LOADED):
+            self.loaded_s = now
         if self._allowance < 1.0:
             self._dropped += 1
             return

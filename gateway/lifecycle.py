@@ -8,11 +8,15 @@ Stop, on SIGTERM or SIGINT:
 1. the state is ``draining``: probes say so, while new work is still taken for ``drain_delay_s``,
    because a platform's routers hear of it late;
 2. new work is refused, idle connections close, those who queue are told;
-3. running calls may finish within ``drain_timeout_s``;
-4. what still runs then is ended with an error;
+3. running calls may finish, until ``drain_timeout_s`` after the signal;
+4. what still runs then is ended with an error, and has a second to be told so;
 5. the connections to the engine close first (llama-server does not leave while one is open), then
    the engine is stopped, then the port closes.
-A second signal skips to step 4.
+A second signal skips to step 4. One budget covers it all: the process is gone at the latest 15 s
+after ``drain_timeout_s``, whatever the engine does.
+
+When nothing can be served the state is ``failed`` for a moment, so that probes can see why, and the
+process ends with an exit code that is not 0: the platform may have a better machine.
 """
 
 from __future__ import annotations
@@ -37,11 +41,14 @@ from backend import (
 from gateway.access.keywatch import KeyWatch
 from gateway.app import App
 from gateway.engine.link import EngineLink
+from gateway.engine.watchdog import Watchdog
 from gateway.errors import ApiError
 from gateway.front.listener import BACKLOG
 from gateway.front.server import FrontServer
+from gateway.idle import IdleKeeper
 from gateway.limits.keeper import LedgerKeeper
 from gateway.observe.accesslog import AccessLog
+from gateway.observe.startwatch import StartWatch
 from gateway.queue.admission import Admission
 from gateway.status import ServiceStatus
 from gateway.tasks import Tasks
@@ -61,7 +68,11 @@ class DrainSettings:
     """The shutdown budget, in seconds."""
 
     delay_s: float
+    """For so long new work is still taken; a part of *timeout_s*."""
     timeout_s: float
+    """From the signal to the end of the last call."""
+    failed_s: float = 0.0
+    """How long a service that failed shows why before it ends."""
 
 
 class SupervisorMaker(Protocol):
@@ -94,8 +105,12 @@ class Parts:
         BackendError: The operator must change something, or the network failed.
     """
     supervise: SupervisorMaker
+    starts: StartWatch
     drain: DrainSettings
     on_lag: Callable[[float], None]
+    watchdog: Watchdog | None
+    idle_keeper: Callable[[Callable[[], None]], IdleKeeper | None]
+    """Makes what watches for a time without work; it is handed the way to end the service."""
     announce: Callable[[], None]
     """Tells the person at the terminal that the service is ready; called once."""
 
@@ -107,10 +122,13 @@ class Lifecycle:
         self._parts = parts
         self._stop = asyncio.Event()
         self._force = asyncio.Event()
+        self._told_to_stop = asyncio.Event()
         self._signal: signal.Signals | None = None
         self._exit_code = 0
         self._supervisor: Supervisor | None = None
         self._announced = False
+        self._hurry = False
+        """No router has to hear of the end first."""
 
     async def run(self) -> int:
         """Serve until told to stop; returns the exit code."""
@@ -120,15 +138,18 @@ class Lifecycle:
             loop.add_signal_handler(number, self._on_stop_signal, number)
         loop.add_signal_handler(signal.SIGHUP, self._on_reload_signal)
         server = await loop.create_server(parts.front, sock=parts.listener, backlog=BACKLOG)
+        parts.starts.ports_open()
         parts.tasks.spawn(self._beat(), "beat")
         if parts.keywatch is not None:
             parts.tasks.spawn(parts.keywatch.run(), "keywatch")
         parts.tasks.spawn(parts.keeper.run(), "keeper")
+        self._spawn_watches()
         parts.tasks.spawn(self._bring_up(), "bring-up")
         try:
             await self._stop.wait()
             await self._drain()
         finally:
+            parts.starts.close()
             await self._stop_engine()
             server.close()
             await parts.front.shutdown(_FLUSH_S)
@@ -137,6 +158,19 @@ class Lifecycle:
             parts.access_log.close()
         _log.info("stopped with exit code %d", self._exit_code)
         return self._exit_code
+
+    def _spawn_watches(self) -> None:
+        parts = self._parts
+        if parts.watchdog is not None:
+            parts.tasks.spawn(parts.watchdog.run(), "watchdog")
+        idle_keeper = parts.idle_keeper(self._leave)
+        if idle_keeper is not None:
+            parts.tasks.spawn(idle_keeper.run(), "idle-keeper")
+
+    def _leave(self) -> None:
+        """Nobody needs the service any more."""
+        self._hurry = True
+        self._stop.set()
 
     # -- start
 
@@ -147,7 +181,7 @@ class Lifecycle:
             command = await _in_daemon_thread(parts.prepare)
             parts.link.aim(command.address, command.key)
             self._supervisor = parts.supervise(command, self._on_engine)
-            parts.link.note_served = self._supervisor.note_served
+            parts.link.control(self._supervisor)
             await self._supervisor.start()
         except BackendError as exc:
             _log.error("cannot start: %s", exc)
@@ -160,6 +194,7 @@ class Lifecycle:
 
     def _on_engine(self, snapshot: EngineSnapshot) -> None:
         self._parts.link.take_state(snapshot)
+        self._parts.starts.take_state(snapshot)
         if snapshot.state is EngineState.READY and not self._announced:
             self._announced = True
             self._parts.announce()
@@ -202,24 +237,28 @@ class Lifecycle:
             _log.warning("%s again: stopping now", signal.Signals(number).name)
             self._exit_code = 128 + number
             self._force.set()
+        self._told_to_stop.set()
         self._stop.set()
 
     # -- stop
 
     async def _drain(self) -> None:
         parts = self._parts
-        if not parts.status.failed:
+        budget = _Budget(parts.drain.timeout_s)
+        if parts.status.failed:
+            await self._unless_forced(self._told_to_stop.wait(), parts.drain.failed_s)
+        else:
             parts.status.draining = True
-            delay_s = parts.drain.delay_s
-            if self._signal is signal.SIGINT and parts.status.platform == "generic":
-                delay_s = 0.0  # a person at a terminal; no router has to hear of it first
+            # A person at a terminal, or an idle service: no router has to hear of it first.
+            at_terminal = self._signal is signal.SIGINT and parts.status.platform == "generic"
+            delay_s = 0.0 if at_terminal or self._hurry else budget.of(parts.drain.delay_s)
             await self._unless_forced(asyncio.sleep(delay_s), delay_s)
         parts.app.draining = True
         parts.admission.close("draining", retry_after_s=1.0)
         parts.front.close_idle()
         if parts.app.calls:
             _log.info("waiting for %d running calls", len(parts.app.calls))
-        await self._unless_forced(self._calls_over(), parts.drain.timeout_s)
+        await self._unless_forced(self._calls_over(), budget.left_s())
         for call in tuple(parts.app.calls):
             call.kill(ApiError("draining", retry_after_s=1.0))
         try:
@@ -252,6 +291,21 @@ class Lifecycle:
             await asyncio.wait((stopping,), timeout=_FORCED_STOP_S)
             self._supervisor.kill()
         await stopping
+
+
+class _Budget:
+    """What is left of a time that several steps share."""
+
+    def __init__(self, seconds: float) -> None:
+        self._time = asyncio.get_running_loop().time
+        self._ends_s = self._time() + seconds
+
+    def left_s(self) -> float:
+        return max(self._ends_s - self._time(), 0.0)
+
+    def of(self, seconds: float) -> float:
+        """*seconds*, or what is left if that is less."""
+        return min(seconds, self.left_s())
 
 
 async def _in_daemon_thread(work: Callable[[], EngineCommand]) -> EngineCommand:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import secrets
+import threading
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -15,10 +16,13 @@ from backend import (
     EngineCommand,
     EngineSettings,
     Gpu,
+    OperatorError,
     Progress,
+    ReadAhead,
     build_command,
     engine_threads,
     find_or_build,
+    model_files,
     read_gpus,
     resolve,
 )
@@ -31,7 +35,11 @@ _log = logging.getLogger(__name__)
 
 
 def prepare_engine(
-    settings: Settings, environ: Mapping[str, str], address: Address, progress: Progress
+    settings: Settings,
+    environ: Mapping[str, str],
+    address: Address,
+    progress: Progress,
+    read_ahead: ReadAhead,
 ) -> EngineCommand:
     """The command that starts the engine.
 
@@ -40,6 +48,7 @@ def prepare_engine(
         environ: The service's own environment, from which the engine gets an allow-list.
         address: Where the engine is to listen.
         progress: Told of long steps.
+        read_ahead: Told of the model's files before anything else is done.
 
     Raises:
         OperatorError: A tool, the model or an argument is wrong; the text says what to do.
@@ -47,8 +56,16 @@ def prepare_engine(
     if settings.engine == "mock":
         engine = engine_settings(settings, None, None)
     else:
+        _begin_to_read(settings, read_ahead)
         engine = _real_engine(settings, progress)
     return build_command(engine, address=address, key=secrets.token_urlsafe(32), environ=environ)
+
+
+def _begin_to_read(settings: Settings, read_ahead: ReadAhead) -> None:
+    try:
+        read_ahead.start(model_files(model_settings(settings)))
+    except (OperatorError, OSError):  # `resolve` will find the same and say it
+        _log.debug("there is no model to read ahead yet")
 
 
 def _real_engine(settings: Settings, progress: Progress) -> EngineSettings:
@@ -61,7 +78,7 @@ def _real_engine(settings: Settings, progress: Progress) -> EngineSettings:
             "the llama-server that is built here has no TLS and fetches nothing: unless the model "
             "is in the hub's cache already, use MODEL_URL, or set LLAMA_SERVER"
         )
-    _say_how_gpus_are_used(settings, read_gpus())
+    _look_at_gpus(settings)
     engine = engine_settings(settings, found.path, model.path)
     if engine.threads is None:
         engine = replace(engine, threads=engine_threads())
@@ -69,6 +86,15 @@ def _real_engine(settings: Settings, progress: Progress) -> EngineSettings:
         trained_tokens = model.info.context_tokens
         engine = replace(engine, ctx=automatic_context(trained_tokens, engine.parallel))
     return engine
+
+
+def _look_at_gpus(settings: Settings) -> None:
+    """In a thread of its own: nvidia-smi may take seconds, and nothing that follows needs it."""
+
+    def look() -> None:
+        _say_how_gpus_are_used(settings, read_gpus())
+
+    threading.Thread(target=look, name="look-at-gpus", daemon=True).start()
 
 
 def _say_how_gpus_are_used(settings: Settings, gpus: tuple[Gpu, ...]) -> None:

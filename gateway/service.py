@@ -5,6 +5,7 @@ Nothing in here decides anything. Who talks to whom: read `compose`, then the fu
 
 from __future__ import annotations
 
+import logging
 import random
 import resource
 from collections.abc import Callable, Mapping
@@ -12,6 +13,7 @@ from collections.abc import Callable, Mapping
 from backend import (
     ConsoleProgress,
     LogProgress,
+    ReadAhead,
     RunDir,
     Supervisor,
     default_run_dir,
@@ -22,28 +24,35 @@ from gateway.access.keywatch import KeyWatch
 from gateway.access.throttle import WrongKeyThrottle
 from gateway.app import App
 from gateway.call import Call
+from gateway.dispatch import Dispatch
 from gateway.endpoints import Endpoints
 from gateway.engine.counter import PromptCounter
 from gateway.engine.link import EngineLink
 from gateway.engine.slots import SlotWatch
+from gateway.engine.suspects import Suspects
+from gateway.engine.watchdog import Watchdog
 from gateway.foundation import CLOCKS, Foundation, verdict_options
 from gateway.front.body import BodyBudget
 from gateway.front.cors import CorsPolicy
 from gateway.front.listener import open_listener
 from gateway.front.proxies import TrustedProxies
 from gateway.front.server import FrontServer
+from gateway.idle import IdleKeeper
 from gateway.inference import Inference
 from gateway.lifecycle import Parts
 from gateway.limits.journal import Journal
 from gateway.limits.keeper import LedgerKeeper
 from gateway.limits.ledger import Ledger
+from gateway.observe.coldstart import ColdStart
 from gateway.observe.metrics import KeyLoad, Metrics
+from gateway.observe.startwatch import StartWatch, process_started_s
 from gateway.preparation import prepare_engine
-from gateway.queue.admission import Admission
 from gateway.relay import Relay
+from gateway.replay import Replay
 from gateway.routes import ROUTE_NAMES, route_patterns, route_table
 from gateway.settings.model import Settings
 from gateway.spending import Spending
+from gateway.stop_instance import ask_to_stop, stop_request
 from gateway.tasks import Tasks
 from gateway.wiring import (
     body_rules,
@@ -60,6 +69,8 @@ from health import VerdictOptions
 from keys import Keyring, KeyStore
 
 __all__ = ["compose"]
+
+_log = logging.getLogger(__name__)
 
 _NO_LIMIT = 1 << 30
 _JOURNAL = "usage.json"
@@ -86,6 +97,8 @@ def compose(
     metrics.know_models((model_alias(settings),))
     run_dir = RunDir(default_run_dir())
     progress = LogProgress() if settings.log_format == "json" else ConsoleProgress()
+    read_ahead = ReadAhead(clock=CLOCKS.monotonic)
+    starts = _start_watch(metrics, read_ahead)
     tasks = Tasks()
     calls: set[Call] = set()
     store = _key_store(settings)
@@ -94,9 +107,8 @@ def compose(
     ledger = Ledger(default_limits(settings))
     keeper = LedgerKeeper(ledger, Journal(settings.data_dir / _JOURNAL), CLOCKS)
     keeper.restore()
-    SlotWatch(
-        foundation.admission, lambda: link.client, tasks, on_leak=foundation.metrics.slots_leaked
-    )
+    SlotWatch(foundation.admission, lambda: link.client, tasks, on_leak=_on_leak(link, metrics))
+    link.on_ready = foundation.activity.touch
     metrics.know_busy_keys(
         lambda: {
             key: KeyLoad(in_use, foundation.admission.waiting_of(key))
@@ -104,7 +116,7 @@ def compose(
         }
     )
     spending = _spending(ledger, foundation, link)
-    inference = _inference(settings, foundation.admission, spending, link, tasks, watch)
+    inference = _inference(settings, foundation, spending, link, tasks, watch)
     endpoints = _endpoints(foundation, ledger, link, watch, verdict_options(settings))
     app = _app(settings, foundation, inference, endpoints, store, calls)
     listener = open_listener(
@@ -123,7 +135,8 @@ def compose(
         access_log=foundation.access_log,
         keywatch=watch,
         keeper=keeper,
-        prepare=lambda: prepare_engine(settings, environ, run_dir.address, progress),
+        prepare=lambda: prepare_engine(settings, environ, run_dir.address, progress, read_ahead),
+        starts=starts,
         supervise=lambda command, on_change: Supervisor(
             command,
             supervisor_settings(settings),
@@ -134,8 +147,15 @@ def compose(
         ),
         drain=drain_settings(settings),
         on_lag=metrics.loop_lagged,
+        watchdog=_watchdog(settings, foundation, link),
+        idle_keeper=lambda leave: _idle_keeper(settings, environ, foundation, link, leave),
         announce=announce,
     )
+
+
+def _start_watch(metrics: Metrics, read_ahead: ReadAhead) -> StartWatch:
+    started_s = process_started_s(CLOCKS.monotonic())
+    return StartWatch(ColdStart(started_s), metrics, read_ahead, CLOCKS.monotonic)
 
 
 def _key_store(settings: Settings) -> KeyStore | None:
@@ -190,18 +210,19 @@ def _spending(ledger: Ledger, foundation: Foundation, link: EngineLink) -> Spend
 
 def _inference(
     settings: Settings,
-    admission: Admission,
+    foundation: Foundation,
     spending: Spending,
     link: EngineLink,
     tasks: Tasks,
     watch: KeyWatch | None,
 ) -> Inference:
+    admission, metrics = foundation.admission, foundation.metrics
+    suspects = Suspects(suspends_keys=settings.checks_keys)
+    welcome = watch.welcome if watch is not None else _everybody_is_welcome
+    dispatch = Dispatch(link, admission, still_welcome=welcome)
+    replay = Replay(link, dispatch, suspects, tasks, on_replay=metrics.replayed)
     relay = Relay(
-        link,
-        admission,
-        relay_settings(settings),
-        tasks,
-        still_welcome=watch.welcome if watch is not None else _everybody_is_welcome,
+        link, admission, relay_settings(settings), tasks, dispatch=dispatch, replay=replay
     )
     return Inference(
         relay=relay,
@@ -212,6 +233,64 @@ def _inference(
         rules=body_rules(settings),
         # Where keys are not checked all callers are one, who may have all of it.
         budget=BodyBudget(settings.max_body_memory, None if watch else settings.max_body_memory),
+        activity=foundation.activity,
+        suspects=suspects,
+    )
+
+
+def _on_leak(link: EngineLink, metrics: Metrics) -> Callable[[int], None]:
+    def on_leak(slots: int) -> None:
+        metrics.slots_leaked(slots)
+
+    return on_leak
+
+
+def _watchdog(settings: Settings, foundation: Foundation, link: EngineLink) -> Watchdog | None:
+    if not settings.watchdog_seconds:
+        return None
+
+    def on_stuck(generation: int) -> None:
+        foundation.metrics.engine_stuck()
+        link.evict(generation)
+
+    return Watchdog(
+        settings.watchdog_seconds,
+        foundation.admission,
+        serving=lambda: link.serving,
+        ask=link.is_alive,
+        on_stuck=on_stuck,
+    )
+
+
+def _idle_keeper(
+    settings: Settings,
+    environ: Mapping[str, str],
+    foundation: Foundation,
+    link: EngineLink,
+    leave: Callable[[], None],
+) -> IdleKeeper | None:
+    async def exit_process() -> bool:
+        leave()
+        return True
+
+    async def stop_machine() -> bool:
+        assert request is not None
+        return await ask_to_stop(request)
+
+    action = settings.idle_action
+    request = stop_request(settings.platform, settings.stop_instance_url, environ)
+    acts = {"unload": link.unload, "exit": exit_process, "stop-instance": stop_machine}
+    if action == "stop-instance" and request is None:
+        _log.warning("IDLE_ACTION has no effect: how this machine is stopped is not known here")
+        return None
+    if action not in acts:
+        return None
+    return IdleKeeper(
+        settings.idle_timeout,
+        foundation.activity,
+        serving=lambda: link.serving is not None,
+        act=acts[action],
+        name=action,
     )
 
 

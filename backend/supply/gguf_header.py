@@ -8,8 +8,9 @@ Rules:
   page is gone.
 - Every length is held against the file's size and a bound first, so that a hostile header costs
   neither memory nor time.
-- The sizes of tensor types come from the ``gguf`` library. A type it does not know is left for
-  the engine to judge, which may be newer.
+- The sizes of tensor types are those of the ``gguf`` library, which a test compares: importing it
+  brings numpy and takes a tenth of a second of every start. A type that is not known here is left
+  for the engine to judge, which may be newer.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import struct
 from collections.abc import Mapping
 from typing import BinaryIO
 
-__all__ = ["BrokenHeader", "GgufHeader"]
+__all__ = ["TENSOR_BLOCKS", "BrokenHeader", "GgufHeader"]
 
 _MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
@@ -39,6 +40,44 @@ _SCALARS: Mapping[int, struct.Struct] = {
 } | {10: struct.Struct("<Q"), 11: struct.Struct("<q"), 12: struct.Struct("<d")}  # fmt: skip
 _U32 = struct.Struct("<I")
 _U64 = struct.Struct("<Q")
+
+TENSOR_BLOCKS: Mapping[int, tuple[int, int]] = {
+    0: (1, 4),  # F32
+    1: (1, 2),  # F16
+    2: (32, 18),  # Q4_0
+    3: (32, 20),  # Q4_1
+    6: (32, 22),  # Q5_0
+    7: (32, 24),  # Q5_1
+    8: (32, 34),  # Q8_0
+    9: (32, 40),  # Q8_1
+    10: (256, 84),  # Q2_K
+    11: (256, 110),  # Q3_K
+    12: (256, 144),  # Q4_K
+    13: (256, 176),  # Q5_K
+    14: (256, 210),  # Q6_K
+    15: (256, 292),  # Q8_K
+    16: (256, 66),  # IQ2_XXS
+    17: (256, 74),  # IQ2_XS
+    18: (256, 98),  # IQ3_XXS
+    19: (256, 50),  # IQ1_S
+    20: (32, 18),  # IQ4_NL
+    21: (256, 110),  # IQ3_S
+    22: (256, 82),  # IQ2_S
+    23: (256, 136),  # IQ4_XS
+    24: (1, 1),  # I8
+    25: (1, 2),  # I16
+    26: (1, 4),  # I32
+    27: (1, 8),  # I64
+    28: (1, 8),  # F64
+    29: (256, 56),  # IQ1_M
+    30: (1, 2),  # BF16
+    34: (256, 54),  # TQ1_0
+    35: (256, 66),  # TQ2_0
+    39: (32, 17),  # MXFP4
+    40: (64, 36),  # NVFP4
+    41: (128, 18),  # Q1_0
+}
+"""Tensor type -> values in a block, bytes of a block."""
 
 _FOREIGN = (
     (b"version https://git-lfs", "a Git LFS pointer, not the model itself"),
@@ -186,12 +225,9 @@ class GgufHeader:
             self.values[key] = reader.number(_layout(kind))
 
     def _check_tensors(self, reader: _Reader) -> None:
-        from gguf.constants import GGML_QUANT_SIZES  # brings numpy: a tenth of a second
-
-        sizes: dict[int, tuple[int, int]] = {int(k): v for k, v in GGML_QUANT_SIZES.items()}
         reach = 0
         for _ in range(self.tensors):
-            reach = max(reach, _tensor_end(reader, sizes))
+            reach = max(reach, _tensor_end(reader))
         alignment = self.number("general.alignment") or _DEFAULT_ALIGNMENT
         if alignment <= 0 or alignment & (alignment - 1):
             raise BrokenHeader(f"its alignment of {alignment} bytes is not a power of two")
@@ -200,7 +236,7 @@ class GgufHeader:
             raise BrokenHeader("truncated: its tensors reach beyond its end", data + reach)
 
 
-def _tensor_end(reader: _Reader, sizes: Mapping[int, tuple[int, int]]) -> int:
+def _tensor_end(reader: _Reader) -> int:
     """Read one row of the tensor table; return where its data ends, counted from the data."""
     reader.string()
     dimensions = reader.count(_U32)
@@ -208,7 +244,7 @@ def _tensor_end(reader: _Reader, sizes: Mapping[int, tuple[int, int]]) -> int:
         raise BrokenHeader(f"damaged: a tensor of {dimensions} dimensions")
     shape = [reader.count() for _ in range(dimensions)]
     kind, offset = reader.count(_U32), reader.count()
-    block, block_bytes = sizes.get(kind, (1, 0))
+    block, block_bytes = TENSOR_BLOCKS.get(kind, (1, 0))
     if shape[0] % block:
         raise BrokenHeader(f"damaged: a row of {shape[0]} values does not fill blocks of {block}")
     elements = 1

