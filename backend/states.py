@@ -123,6 +123,7 @@ TABLE: dict[tuple[Phase, type[Event]], _Rule] = {
     (Phase.STARTING, StopAsked): rules.stop_before_spawn,
     (Phase.STARTING, UnloadAsked): rules.ignore,
     (Phase.STARTING, WakeAsked): rules.ignore,
+    (Phase.STARTING, WedgeSeen): rules.ignore,
     # ---
     (Phase.LOADING, ProbePassed): rules.ready,
     (Phase.LOADING, ProbeNotYet): rules.probe_again,
@@ -131,6 +132,7 @@ TABLE: dict[tuple[Phase, type[Event]], _Rule] = {
     (Phase.LOADING, StopAsked): rules.stop,
     (Phase.LOADING, UnloadAsked): rules.ignore,
     (Phase.LOADING, WakeAsked): rules.ignore,
+    (Phase.LOADING, WedgeSeen): rules.ignore,
     # ---
     (Phase.READY, Served): rules.served,
     (Phase.READY, AlarmRang): rules.settled,

@@ -633,6 +633,14 @@ def test_a_request_served_beside_the_stuck_one_counts(loading):
     assert loading.phase is Phase.BACKOFF
 
 
+def test_an_engine_that_is_not_ready_is_not_stuck(script):
+    script(StartAsked())
+    assert script(WedgeSeen(1), 0.0) == ()
+    script.spawned()
+    assert script(WedgeSeen(1), 0.0) == ()
+    assert script.phase is Phase.LOADING
+
+
 def test_the_word_about_an_earlier_process_does_not_end_this_one(waking):
     before = waking.machine
     assert waking(WedgeSeen(1), 21.0) == ()
