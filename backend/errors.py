@@ -31,6 +31,7 @@ __all__ = [
     "ModelInvalid",
     "ModelNotFound",
     "OperatorError",
+    "SlotRefused",
 ]
 
 
@@ -134,3 +135,7 @@ class EngineGone(EngineError):
 
 class EngineTimeout(EngineError):
     """The engine stayed silent for longer than the caller allowed."""
+
+
+class SlotRefused(EngineError):
+    """It lives, but would not save or restore what a slot holds."""

@@ -13,6 +13,7 @@ time and the command line that it names, and if the gateway that wrote it is gon
 import asyncio
 import logging
 import os
+import shutil
 import signal
 import stat
 import tempfile
@@ -75,6 +76,18 @@ class RunDir:
     def _note_path(self) -> Path:
         return self.path / f"{self._stem}.json"
 
+    def make_slot_dir(self) -> Path:
+        """
+        Make a private folder for what this gateway's engine writes of its slots.
+
+        Here, because it holds prompts: private, on this machine, and gone after a reboot where
+        the directory for temporary files is cleared.
+        """
+        own = os.getpid()
+        path = self.path / f"slots-{own}-{procfs.start_ticks(own) or 0}"
+        _make_private(path)
+        return path
+
     def note(self, pid: int, mark: str) -> None:
         """
         Write down that engine *pid* runs for this process.
@@ -114,6 +127,9 @@ class RunDir:
                 killed.append(note.pid)
             path.unlink(missing_ok=True)
             path.with_suffix(".sock").unlink(missing_ok=True)
+        for path in self.path.glob("slots-*"):
+            if not _owner_lives(path.name):
+                shutil.rmtree(path, ignore_errors=True)
         return killed
 
     def __repr__(self) -> str:
@@ -128,6 +144,14 @@ def _make_private(path: Path) -> None:
         raise RunDirUnsafe(f"{path} is not a directory of this user")
     if stat.S_IMODE(facts.st_mode) != 0o700:
         path.chmod(0o700)
+
+
+def _owner_lives(name: str) -> bool:
+    """Whether the gateway that made the slot folder *name* still runs."""
+    pid, _, start_ticks = name.removeprefix("slots-").partition("-")
+    if not pid.isdecimal() or not start_ticks.isdecimal():
+        return False
+    return _is_alive(int(pid), int(start_ticks))
 
 
 def _read(path: Path) -> EngineNote | None:

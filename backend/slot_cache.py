@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import resource
 import signal
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from typing import Any
 import orjson
 
 from backend.client import EngineClient
-from backend.errors import EngineError
+from backend.errors import EngineError, SlotRefused
 from backend.inquiry import read_slots
 
 __all__ = [
@@ -92,7 +91,8 @@ async def save_slot(client: EngineClient, slot: int, filename: str, timeout_s: f
     When this is cancelled or times out, the engine goes on writing.
 
     Raises:
-        EngineError: It could not, or its answer makes no sense.
+        SlotRefused: It could not.
+        EngineError: Its answer makes no sense.
         EngineTimeout, ConnectFailed, EngineGone: As `EngineClient.request`.
     """
     told = await _act(client, slot, "save", filename, timeout_s)
@@ -109,7 +109,8 @@ async def restore_slot(client: EngineClient, slot: int, filename: str, timeout_s
         timeout_s: Seconds it may take in all.
 
     Raises:
-        EngineError: It could not, which leaves the slot empty, or its answer makes no sense.
+        SlotRefused: It could not, which leaves the slot empty.
+        EngineError: Its answer makes no sense.
         EngineTimeout, ConnectFailed, EngineGone: As `EngineClient.request`.
     """
     told = await _act(client, slot, "restore", filename, timeout_s)
@@ -127,7 +128,7 @@ async def _act(
         limit_bytes=1 << 20,
     )
     if status != 200:
-        raise EngineError(f"slot {slot}: {action} answered {status}")
+        raise SlotRefused(f"slot {slot}: {action} answered {status}")
     try:
         told = orjson.loads(body)
     except orjson.JSONDecodeError:
@@ -147,39 +148,32 @@ def _number(told: dict[str, Any], name: str) -> int:
 # --- how large a file may become --------------------------------------------------------------
 
 
-def bound_new_files(pid: int, limit_bytes: int) -> Callable[[], None] | None:
+def bound_new_files(pid: int, limit_bytes: int) -> bool:
     """Let the kernel refuse process *pid* to make any file larger than *limit_bytes*.
 
-    Nothing else knows beforehand how large a slot's file will be. Only for a process that ignores
-    SIGXFSZ: it gets an error from its write then, and any other would be killed. The launcher is
-    a Python program, which ignores that signal, and its exec passes that on.
+    Nothing else knows beforehand how large a slot's file will be, and a write cannot be called
+    off. The bound stays until the next call: an engine that is ready writes nothing else. It is for
+    processes that ignore SIGXFSZ, which get an error from their write then; any other would be
+    killed. The launcher is a Python program, which ignores that signal, and exec passes that on.
 
     Returns:
-        What takes the bound away again; None when there can be none here.
+        Whether the bound holds.
     """
     try:
         if not _ignores(pid, signal.SIGXFSZ):
-            return None
-        soft, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
-        allowed = limit_bytes if soft == resource.RLIM_INFINITY else min(limit_bytes, soft)
-        resource.prlimit(pid, resource.RLIMIT_FSIZE, (allowed, hard))
+            return False
+        _, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+        soft = limit_bytes if hard == resource.RLIM_INFINITY else min(limit_bytes, hard)
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (soft, hard))
     except (OSError, ValueError, AttributeError):
-        return None
-
-    def lift() -> None:
-        try:
-            resource.prlimit(pid, resource.RLIMIT_FSIZE, (soft, hard))
-        except OSError:  # it is gone
-            pass
-
-    return lift
+        return False
+    return True
 
 
 def _ignores(pid: int, signum: int) -> bool:
     """Whether *pid* ignores a signal; raises OSError where that cannot be known."""
-    for line in (
-        Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace").splitlines()
-    ):
+    status = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace")
+    for line in status.splitlines():
         name, _, value = line.partition(":")
         if name == "SigIgn":
             return bool(int(value, 16) >> (signum - 1) & 1)
