@@ -5,154 +5,30 @@ import contextlib
 import json
 import logging
 import os
-import select
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
-import textwrap
-from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
 import pytest
-import uvloop
 
 from backend.address import UnixAddress
-from backend.command import EngineCommand, EngineSettings, build_command
+from backend.command import EngineCommand
 from backend.exits import ExitCause
 from backend.machine import SupervisorSettings
 from backend.probe import ProbeLoading, ProbeReady, ProbeWrong
 from backend.probe import probe as ask
 from backend.rundir import RunDir, RunDirUnsafe
 from backend.status import EngineProps, EngineState, Failure
-from backend.supervisor import Supervisor
-
-KEY = "engine-key-0123456789abcdef"
-LIMIT_S = 30.0
-QUICK = SupervisorSettings(
-    load_timeout_s=20.0,
-    stop_grace_s=5.0,
-    backoff_first_s=0.01,
-    backoff_cap_s=0.02,
-    probe_interval_s=0.02,
+from tests.support.supervised import (
+    KEY,
+    QUICK,
+    Engine,
+    is_gone,
+    python_command,
+    socket_probe,
 )
-
-
-async def fetch_from(path, key, method, target, body=b""):
-    """One request over a Unix socket; (status, body)."""
-    reader, writer = await asyncio.open_unix_connection(path)
-    try:
-        head = f"{method} {target} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\n"
-        writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
-        answer = (await reader.readuntil(b"\r\n\r\n")).decode()
-        length = answer.lower().partition("content-length:")[2].split("\r\n")[0]
-        return int(answer.split()[1]), await reader.readexactly(int(length))
-    except asyncio.IncompleteReadError as exc:
-        raise ConnectionResetError from exc
-    finally:
-        writer.close()
-
-
-async def socket_probe(address, key):
-    return await ask(lambda method, path: fetch_from(address.path, key, method, path))
-
-
-class Engine:
-    """A supervisor with everything around it, and a record of what it told."""
-
-    def __init__(
-        self,
-        run_dir,
-        *,
-        settings=QUICK,
-        command=None,
-        probe=socket_probe,
-        listener_fails=False,
-        **script,
-    ):
-        self._listener_fails = listener_fails
-        self.run_dir = RunDir(run_dir)
-        self.command = command or mock_command(self.run_dir.address, **script)
-        self.seen = []
-        self._changed = asyncio.Event()
-        self.supervisor = Supervisor(
-            self.command,
-            settings,
-            probe=probe,
-            on_change=self._note,
-            jitter=lambda: 0.5,
-            run_dir=self.run_dir,
-        )
-
-    def _note(self, snapshot):
-        self.seen.append(snapshot)
-        self._changed.set()
-        if self._listener_fails:
-            raise ValueError("listener")
-
-    @property
-    def socket(self):
-        return Path(self.command.address.path)
-
-    async def until(self, state, generation=1):
-        """Wait for a state of this process or a later one."""
-        while True:
-            snapshot = self.supervisor.snapshot
-            if snapshot.state is state and snapshot.generation >= generation:
-                return snapshot
-            self._changed.clear()
-            await self._changed.wait()
-
-    async def asleep(self, generation=1):
-        """Wait for sleep without a process."""
-        while (snapshot := await self.until(EngineState.SLEEPING, generation)).pid is not None:
-            self._changed.clear()
-            await self._changed.wait()
-        return snapshot
-
-    async def __aenter__(self):
-        await self.supervisor.start()
-        return self
-
-    async def __aexit__(self, *exc):
-        await self.supervisor.stop()
-
-    async def get(self, path):
-        status, body = await fetch_from(str(self.socket), KEY, "GET", path)
-        assert status == 200
-        return json.loads(body)
-
-
-def mock_command(address, **script):
-    flags = []
-    for name, value in script.items():
-        flag = "--" + name.replace("_", "-")
-        flags += [flag] if value is True else [flag, str(value)]
-    settings = EngineSettings(kind="mock", parallel=2, ctx=1024, extra_args=tuple(flags))
-    return build_command(settings, address=address, key=KEY, environ=os.environ)
-
-
-def python_command(address, program):
-    """An engine that is a few lines of Python and never becomes ready."""
-    argv = (sys.executable, "-c", textwrap.dedent(program), address.path)
-    return EngineCommand(argv, MappingProxyType({}), address, KEY)
-
-
-@pytest.fixture
-def run_dir():
-    path = Path(tempfile.mkdtemp(prefix="lg-"))
-    yield path
-    shutil.rmtree(path)
-
-
-@pytest.fixture(params=[asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
-def run(request):
-    def bounded(coroutine):
-        return request.param(asyncio.wait_for(coroutine, LIMIT_S))
-
-    return bounded
 
 
 def pid_pipe(address):
@@ -164,10 +40,6 @@ def pid_pipe(address):
         return int(await asyncio.to_thread(pipe.read_text))
 
     return asyncio.ensure_future(read())
-
-
-def is_gone(pidfd, timeout_s=10.0):
-    return bool(select.select([pidfd], [], [], timeout_s)[0])
 
 
 def test_an_engine_comes_up_serves_and_ends_properly(run, run_dir):
@@ -283,175 +155,6 @@ def test_a_program_that_is_not_there_fails_and_says_so(run, run_dir):
     failed = run(scenario())
     assert failed.last_exit == "load_error (exit code 127)"
     assert "cannot execute /nowhere/llama-server" in failed.output_tail[-1]
-
-
-# --- sleep and wedges -------------------------------------------------------------------------
-
-
-def second_start_fails(command, folder, then=()):
-    """The mock, but its second start ends at once; from the third on with more arguments."""
-    program = """
-        import os, sys
-        from pathlib import Path
-        starts = Path(sys.argv[1])
-        number = len(starts.read_text()) + 1 if starts.exists() else 1
-        starts.write_text("x" * number)
-        then = sys.argv[2].split()
-        more = ["--fail-load"] if number == 2 else then if number > 2 else []
-        os.execv(sys.argv[3], [*sys.argv[3:], *more])
-    """
-    wrapper = (sys.executable, "-c", textwrap.dedent(program), str(folder / "starts"))
-    return replace(command, argv=(*wrapper, " ".join(then), *command.argv))
-
-
-def test_unloading_frees_the_process_and_a_wake_brings_another(run, run_dir):
-    async def scenario():
-        async with Engine(run_dir) as engine:
-            first = await engine.until(EngineState.READY)
-            pidfd = os.pidfd_open(first.pid)
-            engine.supervisor.unload()
-            asleep = await engine.asleep()
-            left = (is_gone(pidfd, 0), list(run_dir.iterdir()))
-            engine.supervisor.wake()
-            second = await engine.until(EngineState.READY, generation=2)
-            assert await engine.get("/health") == {"status": "ok"}
-            os.close(pidfd)
-        return first, asleep, left, second, engine
-
-    first, asleep, left, second, engine = run(scenario())
-    assert left == (True, [])
-    assert asleep.last_exit == "clean (exit code 0)"
-    assert (second.generation, second.restarts, second.deaths) == (2, 0, 0)
-    assert second.pid != first.pid
-    assert [(each.state, each.waking) for each in engine.seen if each.generation == 2][:3] == [
-        (EngineState.STARTING, True),
-        (EngineState.LOADING, True),
-        (EngineState.READY, False),
-    ]
-
-
-def test_an_engine_that_ignores_the_unload_costs_the_grace(run, run_dir):
-    settings = replace(QUICK, stop_grace_s=0.2)
-
-    async def scenario():
-        async with Engine(run_dir, settings=settings, ignore_sigterm=True) as engine:
-            await engine.until(EngineState.READY)
-            engine.supervisor.unload()
-            return await engine.asleep()
-
-    assert run(scenario()).last_exit == "signal (SIGKILL)"
-
-
-def test_a_wake_during_the_unload_is_not_lost(run, run_dir):
-    async def scenario():
-        async with Engine(run_dir) as engine:
-            await engine.until(EngineState.READY)
-            engine.supervisor.unload()
-            engine.supervisor.wake()
-            await engine.until(EngineState.READY, generation=2)
-            assert await engine.get("/health") == {"status": "ok"}
-
-    run(scenario())
-
-
-def test_unload_and_wake_at_any_other_time_are_nothing(run, run_dir):
-    async def scenario():
-        engine = Engine(run_dir, load_s=0.1)
-        engine.supervisor.unload()
-        engine.supervisor.wake()
-        async with engine:
-            for state in (EngineState.LOADING, EngineState.READY):
-                await engine.until(state)
-                engine.supervisor.wake()
-                engine.supervisor.evict_wedged(0)
-                if state is EngineState.LOADING:
-                    engine.supervisor.unload()
-                    engine.supervisor.evict_wedged(1)
-                    engine.supervisor.note_served()
-        engine.supervisor.wake()
-        return engine
-
-    last = run(scenario()).seen[-1]
-    assert (last.state, last.generation) == (EngineState.STOPPED, 1)
-
-
-def test_a_wake_that_fails_leads_back_to_sleep_and_the_next_one_works(run, run_dir, tmp_path):
-    async def scenario():
-        command = second_start_fails(mock_command(RunDir(run_dir).address), tmp_path)
-        async with Engine(run_dir, command=command) as engine:
-            await engine.until(EngineState.READY)
-            engine.supervisor.unload()
-            await engine.asleep()
-            engine.supervisor.wake()
-            failed = await engine.asleep(generation=2)
-            assert list(run_dir.iterdir()) == []
-            engine.supervisor.wake()
-            return failed, await engine.until(EngineState.READY, generation=3)
-
-    failed, third = run(scenario())
-    assert failed.last_exit == "load_error (exit code 1)"
-    assert (failed.deaths, failed.waking) == (1, False)
-    assert any("failed to load model" in line for line in failed.output_tail)
-    assert (third.deaths, third.restarts) == (1, 0)
-
-
-def test_a_stop_while_asleep_leaves_nothing_behind(run, run_dir):
-    async def scenario():
-        async with Engine(run_dir) as engine:
-            await engine.until(EngineState.READY)
-            engine.supervisor.unload()
-            await engine.asleep()
-        return engine
-
-    assert run(scenario()).supervisor.snapshot.state is EngineState.STOPPED
-    assert list(run_dir.iterdir()) == []
-
-
-def test_a_stuck_engine_is_killed_within_its_grace_and_replaced(run, run_dir):
-    """One that is stopped does not even see the SIGTERM."""
-    settings = replace(QUICK, wedge_grace_s=0.2, stop_grace_s=LIMIT_S)
-
-    async def scenario():
-        async with Engine(run_dir, settings=settings) as engine:
-            first = await engine.until(EngineState.READY)
-            os.kill(first.pid, signal.SIGSTOP)
-            engine.supervisor.evict_wedged(first.generation)
-            second = await engine.until(EngineState.READY, generation=2)
-            engine.supervisor.evict_wedged(first.generation)
-            assert await engine.get("/health") == {"status": "ok"}
-            return second
-
-    second = run(scenario())
-    assert second.last_exit == "wedge (SIGKILL)"
-    assert (second.generation, second.restarts, second.deaths) == (2, 1, 1)
-
-
-def test_an_engine_that_comes_back_different_is_named_in_the_log(run, run_dir, tmp_path, caplog):
-    async def scenario():
-        command = mock_command(RunDir(run_dir).address)
-        command = second_start_fails(command, tmp_path, then=("--parallel", "1"))
-        async with Engine(run_dir, command=command) as engine:
-            first = await engine.until(EngineState.READY)
-            os.kill(first.pid, signal.SIGKILL)
-            third = await engine.until(EngineState.READY, generation=3)
-            assert third.props.slots == 1
-
-    run(scenario())
-    expected = "engine came back different: slots 2 -> 1, context_tokens 512 -> 1024"
-    assert expected in caplog.text
-
-
-def test_the_last_lines_of_a_dead_engine_are_at_hand_until_the_next_one(run, run_dir):
-    settings = replace(QUICK, backoff_first_s=60)
-
-    async def scenario():
-        async with Engine(run_dir, settings=settings) as engine:
-            for generation in (1, 2):
-                ready = await engine.until(EngineState.READY, generation)
-                os.kill(ready.pid, signal.SIGKILL)
-            return await engine.until(EngineState.RESTARTING, generation=2)
-
-    assert any("model loaded" in line for line in run(scenario()).output_tail)
 
 
 def test_load_time_is_bounded(run, run_dir):
