@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-__all__ = ["Clocks"]
+__all__ = ["Clocks", "ExpiryClock"]
+
+_BELIEVED_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,3 +19,27 @@ class Clocks:
     """For durations and deadlines; never steps back."""
     wall: Callable[[], float]
     """Since the epoch; for expiry and logs."""
+
+
+class ExpiryClock:
+    """Wall time for what expires: whoever sets the clock back brings no expired key to life.
+
+    A step back of up to a minute is a correction and is followed; of a larger one nothing is
+    believed, and the highest time seen stands still until the clock has caught up with it.
+
+    Args:
+        wall: Seconds since the epoch.
+    """
+
+    def __init__(self, wall: Callable[[], float]) -> None:
+        self._wall = wall
+        self._highest_s = -math.inf
+
+    def __repr__(self) -> str:
+        return f"<ExpiryClock {self._highest_s}>"
+
+    def __call__(self) -> float:
+        """Seconds since the epoch, as far as they are believed."""
+        now = self._wall()
+        self._highest_s = max(now, self._highest_s)
+        return now if now >= self._highest_s - _BELIEVED_S else self._highest_s
