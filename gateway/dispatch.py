@@ -21,6 +21,7 @@ from gateway.dialects import EngineCall
 from gateway.engine.failures import from_backend, from_reply
 from gateway.errors import ApiError
 from gateway.queue.admission import Admission, Lease, Wish
+from gateway.queue.turns import Signs
 
 __all__ = ["Deadline", "Dispatch", "EngineDoor"]
 
@@ -42,11 +43,17 @@ class EngineDoor(Protocol):
         """Slots of the engine; at least 1."""
 
     @property
-    def note_served(self) -> Callable[[], None]:
-        """Tells that an answer was complete: its engine is not in a crash loop."""
+    def generation(self) -> int:
+        """Counts engine processes; the one that serves, or did last."""
+
+    def note_served(self) -> None:
+        """Tell that an answer was complete: its engine is not in a crash loop."""
 
     def suspect(self) -> None:
         """Tell that a connection broke: let nobody in before it is known that the engine lives."""
+
+    async def fate(self, generation: int) -> str | None:
+        """Wait until it is known what became of an engine; returns what it died of, or None."""
 
 
 class Deadline:
@@ -54,21 +61,28 @@ class Deadline:
 
     def __init__(self, limit_s: float, patience_s: float | None) -> None:
         self._time = asyncio.get_running_loop().time
-        self._started_s = self._time()
+        self._started_s = self._renewed_s = self._time()
         self._limit_s = limit_s
         self._patience_s = patience_s
 
     def patience_s(self) -> float | None:
         """Of what the client said it would wait; None when it did not."""
-        return None if self._patience_s is None else self._left_s(self._patience_s)
+        if self._patience_s is None:
+            return None
+        return self._left_s(self._patience_s, self._started_s)
 
     def wait_s(self) -> float:
         """Of that and of what the service allows, whichever is less."""
-        patience_s = self._limit_s if self._patience_s is None else self._patience_s
-        return self._left_s(min(self._limit_s, patience_s))
+        patience_s = self.patience_s()
+        left_s = self._left_s(self._limit_s, self._renewed_s)
+        return left_s if patience_s is None else min(left_s, patience_s)
 
-    def _left_s(self, limit_s: float) -> float:
-        return max(limit_s - (self._time() - self._started_s), 0.0)
+    def renew(self) -> None:
+        """The call starts over through no fault of its own; the client's patience does not."""
+        self._renewed_s = self._time()
+
+    def _left_s(self, limit_s: float, since_s: float) -> float:
+        return max(limit_s - (self._time() - since_s), 0.0)
 
 
 class Dispatch:
@@ -92,14 +106,21 @@ class Dispatch:
         self._still_welcome = still_welcome
 
     async def admit(
-        self, call: Call, plan: EngineCall, deadline: Deadline, *, again: bool
+        self, call: Call, plan: EngineCall, deadline: Deadline, *, again: bool, alone: bool
     ) -> Lease:
-        """Wait for the call's turn; *again*: it had one, and did not reach the engine.
+        """Wait for the call's turn.
+
+        Args:
+            call: The request.
+            plan: What it needs.
+            deadline: How long it may wait.
+            again: It had a turn and got no answer through no fault of its own: it goes first.
+            alone: Nobody else may be in the engine at the same time.
 
         Raises:
             ApiError: As `Admission.slots`, or `key_revoked`.
         """
-        wish = self._wish(call, plan, deadline)
+        wish = self._wish(call, plan, deadline, alone=alone)
         time = asyncio.get_running_loop().time
         entered_s = time()
         try:
@@ -113,10 +134,10 @@ class Dispatch:
             raise ApiError("key_revoked")
         return lease
 
-    def _wish(self, call: Call, plan: EngineCall, deadline: Deadline) -> Wish:
+    def _wish(self, call: Call, plan: EngineCall, deadline: Deadline, *, alone: bool) -> Wish:
         principal = call.principal
         assert principal is not None, "inference needs a key, or the stand-in for all"
-        slots = min(plan.tasks, self._engine.slots)
+        slots = self._engine.slots if alone else min(plan.tasks, self._engine.slots)
         expected_s = self._admission.rates.expect_s(
             prompt_tokens=call.prompt_estimate,
             max_tokens=plan.max_tokens or 0,
@@ -145,6 +166,9 @@ class Dispatch:
             raise ConnectFailed("no engine runs")
         lease.abandoned = True  # until the engine's answer has come to its end
         lease.at_work = not plan.generates
+        if lease.signs is None:
+            sent = Signs(asyncio.get_running_loop().time(), call.prompt_estimate)
+            lease.signs = lambda: sent
         try:
             exchange = await client.send(
                 "POST", plan.path, plan.body, request_id=call.record.request_id

@@ -120,6 +120,20 @@ ERRORS: dict[str, ErrorKind] = {
     "engine_crashed": ErrorKind(
         502, _SERVER, "The engine stopped before the answer was complete.", retryable=True
     ),
+    "engine_restarted": ErrorKind(
+        502, _SERVER, "The engine was restarted before the answer was complete.", retryable=True
+    ),
+    "request_quarantined": ErrorKind(
+        400,
+        _BAD,
+        "The engine died twice while it worked on this request; it is refused for some minutes.",
+        hint="Change the request. If it looks harmless, tell the operator of this service.",
+    ),
+    "key_suspended": ErrorKind(
+        403,
+        "permission_error",
+        "Several requests of this API key stopped the engine; it is suspended for some minutes.",
+    ),
     "engine_timeout": ErrorKind(504, _SERVER, "The engine took too long.", retryable=True),
     "client_closed": ErrorKind(499, _BAD, "The client closed the connection."),
     "internal_error": ErrorKind(500, _SERVER, "Something went wrong here.", retryable=True),

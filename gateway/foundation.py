@@ -10,6 +10,7 @@ import random
 import time
 from dataclasses import dataclass
 
+from gateway.activity import Activity
 from gateway.clocks import Clocks
 from gateway.observe.accesslog import AccessLog
 from gateway.observe.metrics import Metrics
@@ -30,6 +31,7 @@ class Foundation:
     """The parts that both ports share."""
 
     admission: Admission
+    activity: Activity
     status: ServiceStatus
     metrics: Metrics
     access_log: AccessLog
@@ -49,8 +51,10 @@ def lay_foundation(settings: Settings, access_log: AccessLog, version: str) -> F
         clock=CLOCKS.monotonic,
         jitter=random.random,
     )
+    activity = Activity(CLOCKS.monotonic)
     status = ServiceStatus(
         admission,
+        activity,
         clock=CLOCKS.monotonic,
         version=version,
         platform=settings.platform,
@@ -58,7 +62,7 @@ def lay_foundation(settings: Settings, access_log: AccessLog, version: str) -> F
         slots_limit=settings.max_concurrent_requests,
     )
     metrics = Metrics(keys_max=settings.metrics_max_keys, log_dropped=lambda: access_log.dropped)
-    return Foundation(admission, status, metrics, access_log)
+    return Foundation(admission, activity, status, metrics, access_log)
 
 
 def verdict_options(settings: Settings) -> VerdictOptions:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
@@ -10,10 +11,12 @@ from typing import Any
 from aiohttp.web_response import StreamResponse
 
 from gateway.accounting import note_wait
+from gateway.activity import Activity
 from gateway.app import Endpoint
 from gateway.call import Call
 from gateway.dialects.base import Dialect, EngineCall, FieldPolicy, ModelFacts
 from gateway.dialects.counting import CHAT_COUNT_DIALECT
+from gateway.engine.suspects import Suspects
 from gateway.errors import ApiError
 from gateway.front.body import BodyBudget, BodyClaim, BodyRules, check_body_headers, read_body
 from gateway.off_loop import off_loop_if_large
@@ -38,6 +41,8 @@ class Inference:
         policy: The operator's choices about fields.
         rules: What a body may be like.
         budget: Bound of all bodies in memory.
+        activity: Told of real work.
+        suspects: Knows which keys are suspended.
     """
 
     relay: Relay
@@ -47,6 +52,8 @@ class Inference:
     policy: FieldPolicy
     rules: BodyRules
     budget: BodyBudget
+    activity: Activity
+    suspects: Suspects
 
     def endpoint(self, dialect: Dialect) -> Endpoint:
         """The endpoint that speaks *dialect*."""
@@ -65,6 +72,7 @@ class Inference:
 
     async def _serve(self, call: Call, dialect: Dialect) -> StreamResponse:
         self.spending.glance(call)
+        self._refuse_suspended(call)
         call.patience = patience_of(call.request.headers)
         check_body_headers(call.request, self.rules.limit_bytes)
         assert call.principal is not None
@@ -80,6 +88,7 @@ class Inference:
                     facts = await self._known_facts(call, patience_s)
                     made = await self._plan(dialect, fields, claim.size_bytes, facts)
                     self._note(call, made)
+                    held.enter_context(self.activity.working())
                     replan = self._replanner(dialect, fields, made, facts)
                     made, reservation = await self.spending.reserve(
                         call, made, facts, replan, wait_s=patience_s
@@ -96,6 +105,13 @@ class Inference:
             if not streamed:
                 response.headers.update(self.spending.show(call))
             return response
+
+    def _refuse_suspended(self, call: Call) -> None:
+        assert call.principal is not None
+        now = asyncio.get_running_loop().time()
+        left_s = self.suspects.suspended_s(call.principal.key_id, now)
+        if left_s:
+            raise ApiError("key_suspended", retry_after_s=left_s)
 
     async def _known_facts(self, call: Call, patience_s: float) -> ModelFacts:
         facts = self.facts()

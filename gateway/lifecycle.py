@@ -272,7 +272,7 @@ class Lifecycle:
         if self._parts.app.calls:
             await over.wait()
 
-    async def _unless_forced(self, work: Coroutine[Any, Any, None], limit_s: float) -> None:
+    async def _unless_forced(self, work: Coroutine[Any, Any, object], limit_s: float) -> None:
         """Wait for *work*, for *limit_s*, or for a second signal, whichever comes first."""
         waits = (asyncio.ensure_future(work), asyncio.ensure_future(self._force.wait()))
         await asyncio.wait(waits, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)

@@ -9,19 +9,21 @@ Rules:
 - an event stream is complete when the engine sent ``[DONE]``. Anything else is an error, told to
   the client as a status while that is possible and as the dialect's error frame afterwards;
 - bytes of events are passed on from the engine's read callback, unchanged;
-- a request that never reached the engine goes back to the head of the queue.
+- a request that never reached the engine, or whose engine died before the client had any of the
+  answer, is sent again: see `gateway.replay`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from aiohttp.web_response import Response, StreamResponse
 
-from backend import BackendError, ConnectFailed, Exchange
+from backend import BackendError, Exchange
 from gateway.accounting import account_reply, account_stream, charge_no_prompt, tell_times
 from gateway.call import Call
 from gateway.dialects import Dialect, EngineCall
@@ -29,6 +31,8 @@ from gateway.dispatch import Deadline, Dispatch, EngineDoor
 from gateway.engine.failures import from_backend
 from gateway.errors import ApiError
 from gateway.queue.admission import Admission, Lease
+from gateway.queue.turns import Signs
+from gateway.replay import Replay
 from gateway.stream.pump import Pump
 from gateway.stream.reply import StreamReply
 from gateway.stream.sse import EventStream, Outcome
@@ -40,7 +44,6 @@ __all__ = ["Planner", "Relay", "RelaySettings"]
 _log = logging.getLogger(__name__)
 
 _JSON_LIMIT_BYTES = 64 << 20
-_MOST_TRIES = 5
 
 Planner = Callable[[float], Awaitable[EngineCall]]
 """Makes the engine call; may wait so many seconds for an engine to plan for."""
@@ -66,7 +69,9 @@ class Relay:
         admission: The door before it.
         settings: Times.
         tasks: Holder of the rare background task (a commit forced by a heartbeat).
-        still_welcome: Whether the key of a call may still be used; asked again before dispatch.
+        dispatch: Lets calls in and sends them.
+        replay: Tries them again where that is right.
+        on_first: Told, with the first event of each answer, when its request came.
     """
 
     def __init__(
@@ -76,13 +81,17 @@ class Relay:
         settings: RelaySettings,
         tasks: Tasks,
         *,
-        still_welcome: Callable[[Call], bool],
+        dispatch: Dispatch,
+        replay: Replay,
+        on_first: Callable[[float], None],
     ) -> None:
         self._engine = engine
         self._admission = admission
         self._settings = settings
         self._tasks = tasks
-        self._dispatch = Dispatch(engine, admission, still_welcome=still_welcome)
+        self._dispatch = dispatch
+        self._replay = replay
+        self._on_first = on_first
 
     async def serve(
         self, call: Call, dialect: Dialect, planner: Planner, *, streamed: bool
@@ -110,29 +119,26 @@ class Relay:
     async def _whole(self, call: Call, dialect: Dialect, planner: Planner) -> bytes:
         deadline = Deadline(self._settings.queue_wait_s, call.patience.wait_s(streamed=False))
         plan = await planner(deadline.wait_s())
-        for tries_left in reversed(range(_MOST_TRIES)):
-            again = tries_left < _MOST_TRIES - 1
-            with await self._dispatch.admit(call, plan, deadline, again=again) as lease:
-                try:
+        left = _Left(self._settings.request_timeout_s)
+
+        async def attempt(plan: EngineCall, lease: Lease) -> bytes:
+            try:
+                async with left.running():
                     return await self._ask(call, dialect, plan, lease)
-                except ConnectFailed as exc:
-                    if not tries_left:
-                        raise from_backend(exc) from exc
-        raise AssertionError("the last try returns or raises")
+            except TimeoutError:
+                charge_no_prompt(call)
+                raise ApiError("engine_timeout") from None
+
+        return await self._replay.run(call, plan, deadline, attempt, _the_same)
 
     async def _ask(self, call: Call, dialect: Dialect, plan: EngineCall, lease: Lease) -> bytes:
+        exchange = await self._dispatch.send(call, plan, lease)
         try:
-            async with asyncio.timeout(self._settings.request_timeout_s):
-                exchange = await self._dispatch.send(call, plan, lease)
-                try:
-                    if dialect.assembler is None:
-                        return await self._pass_on(call, exchange, lease)
-                    return await self._assemble(call, dialect, plan, exchange, lease)
-                finally:
-                    exchange.abort()
-        except TimeoutError:
-            charge_no_prompt(call)
-            raise ApiError("engine_timeout") from None
+            if dialect.assembler is None:
+                return await self._pass_on(call, exchange, lease)
+            return await self._assemble(call, dialect, plan, exchange, lease)
+        finally:
+            exchange.abort()
 
     async def _pass_on(self, call: Call, exchange: Exchange, lease: Lease) -> bytes:
         try:
@@ -150,7 +156,7 @@ class Relay:
     ) -> bytes:
         assert dialect.assembler is not None
         assembler = dialect.assembler(plan)
-        pump = self._pump(plan, lease)
+        pump = self._pump(call, plan, lease)
         pump.release_to(assembler.feed)
         exchange.attach(pump)
         try:
@@ -213,21 +219,22 @@ class Relay:
     ) -> None:
         deadline = Deadline(self._settings.queue_wait_s, call.patience.wait_s(streamed=True))
         plan = await planner(deadline.wait_s())
-        for tries_left in reversed(range(_MOST_TRIES)):
-            again = tries_left < _MOST_TRIES - 1
-            with await self._dispatch.admit(call, plan, deadline, again=again) as lease:
-                try:
-                    await self._relay(call, plan, reply, watch, lease)
-                except ConnectFailed as exc:
-                    if not tries_left:
-                        raise from_backend(exc) from exc
-                else:
-                    return
+
+        async def attempt(plan: EngineCall, lease: Lease) -> None:
+            try:
+                await self._relay(call, plan, reply, watch, lease)
+            finally:
+                watch.recalled()
+
+        def revive(plan: EngineCall) -> EngineCall | None:
+            return None if reply.answering else plan
+
+        await self._replay.run(call, plan, deadline, attempt, revive)
 
     async def _relay(
         self, call: Call, plan: EngineCall, reply: StreamReply, watch: StreamWatch, lease: Lease
     ) -> None:
-        pump = self._pump(plan, lease)
+        pump = self._pump(call, plan, lease)
         watch.dispatched(pump)
         exchange = await self._dispatch.send(call, plan, lease)
         try:
@@ -235,7 +242,8 @@ class Relay:
             await pump.begun
             if pump.kept:
                 # -- the commit point: the first event is here, the status goes out
-                await reply.commit(_backpressure(exchange))
+                reply.answering = True
+                await reply.commit(_backpressure(exchange, pump))
                 call.record.ttft_s = watch.since_start()
                 pump.release_to(reply.write)
             error = await pump.over
@@ -251,10 +259,17 @@ class Relay:
 
     # -- both
 
-    def _pump(self, plan: EngineCall, lease: Lease) -> Pump:
+    def _pump(self, call: Call, plan: EngineCall, lease: Lease) -> Pump:
         events = EventStream(choices=plan.choices, prompts=plan.prompts)
-        pump = Pump(events, on_lost=self._engine.suspect)
+        pump = Pump(
+            events,
+            on_lost=self._engine.suspect,
+            on_first=lambda: self._on_first(pump.started_s - call.record.queue_s),
+        )
         lease.unfinished = pump.unfinished
+        lease.signs = lambda: Signs(
+            pump.quiet_since_s(), 0 if events.events else call.prompt_estimate
+        )
         return pump
 
     def _close_books(self, call: Call, pump: Pump, lease: Lease) -> Outcome:
@@ -272,8 +287,32 @@ class Relay:
         return outcome
 
 
-def _backpressure(exchange: Exchange) -> Callable[[bool], None]:
+class _Left:
+    """What is left of the time that the engine has for one reply, all attempts together."""
+
+    def __init__(self, limit_s: float) -> None:
+        self._left_s = limit_s
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """The time runs inside; TimeoutError when it is over."""
+        time = asyncio.get_running_loop().time
+        started_s = time()
+        try:
+            async with asyncio.timeout(self._left_s):
+                yield
+        finally:
+            self._left_s = max(self._left_s - (time() - started_s), 0.0)
+
+
+def _the_same(plan: EngineCall) -> EngineCall:
+    """Of a reply in one piece the client has nothing before it has all."""
+    return plan
+
+
+def _backpressure(exchange: Exchange, pump: Pump) -> Callable[[bool], None]:
     def on_drain(full: bool) -> None:
+        pump.hold(full)
         if full:
             exchange.pause()
         else:

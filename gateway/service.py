@@ -116,7 +116,7 @@ def compose(
         }
     )
     spending = _spending(ledger, foundation, link)
-    inference = _inference(settings, foundation, spending, link, tasks, watch)
+    inference = _inference(settings, foundation, spending, link, tasks, watch, starts.first_event)
     endpoints = _endpoints(foundation, ledger, link, watch, verdict_options(settings))
     app = _app(settings, foundation, inference, endpoints, store, calls)
     listener = open_listener(
@@ -215,6 +215,7 @@ def _inference(
     link: EngineLink,
     tasks: Tasks,
     watch: KeyWatch | None,
+    on_first: Callable[[float], None],
 ) -> Inference:
     admission, metrics = foundation.admission, foundation.metrics
     suspects = Suspects(suspends_keys=settings.checks_keys)
@@ -222,7 +223,13 @@ def _inference(
     dispatch = Dispatch(link, admission, still_welcome=welcome)
     replay = Replay(link, dispatch, suspects, tasks, on_replay=metrics.replayed)
     relay = Relay(
-        link, admission, relay_settings(settings), tasks, dispatch=dispatch, replay=replay
+        link,
+        admission,
+        relay_settings(settings),
+        tasks,
+        dispatch=dispatch,
+        replay=replay,
+        on_first=on_first,
     )
     return Inference(
         relay=relay,

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 from backend import EngineSnapshot, EngineState
+from gateway.activity import Activity
+from gateway.engine.last_words import last_words
 from gateway.queue.admission import Admission
 from health import ServiceState, Snapshot
 
@@ -21,6 +23,7 @@ class ServiceStatus:
 
     Args:
         admission: The queue and the slots.
+        activity: Whether anybody is being served.
         clock: Monotonic seconds.
         version: Version of the service.
         platform: Where it runs, in one word.
@@ -31,6 +34,7 @@ class ServiceStatus:
     def __init__(
         self,
         admission: Admission,
+        activity: Activity,
         *,
         clock: Callable[[], float],
         version: str,
@@ -39,6 +43,7 @@ class ServiceStatus:
         slots_limit: int | None = None,
     ) -> None:
         self._admission = admission
+        self._activity = activity
         self._clock = clock
         self.version = version
         self.platform = platform
@@ -51,7 +56,6 @@ class ServiceStatus:
         self.failed = False
         self.reasons: tuple[str, ...] = ()
         self.loop_seen_s: float | None = None
-        self._idle_since_s = clock()
 
     def __repr__(self) -> str:
         return f"<ServiceStatus {self.state()}>"
@@ -64,6 +68,8 @@ class ServiceStatus:
             return ServiceState.FAILED
         if self.engine.state is EngineState.READY:
             return ServiceState.BUSY if self._admission.full else ServiceState.READY
+        if self.engine.state is EngineState.SLEEPING or self.engine.waking:
+            return ServiceState.SLEEPING
         if self.engine.ready_ever:
             return ServiceState.RESTARTING
         if self.preparing or self.engine.state in (EngineState.STARTING, EngineState.LOADING):
@@ -80,23 +86,20 @@ class ServiceStatus:
     def beat(self, now: float) -> None:
         """The API loop is alive."""
         self.loop_seen_s = now
-        if self._admission.in_flight or self._admission.queued:
-            self._idle_since_s = now
 
     def snapshot(self) -> Snapshot:
         """All of it at this moment; safe to call from another thread."""
-        working = self._admission.in_flight or self._admission.queued
         return Snapshot(
             state=self.state(),
             ready_ever=self.engine.ready_ever,
-            reasons=self.reasons,
+            reasons=(*self.reasons, "waking") if self.engine.waking else self.reasons,
             in_flight=self._admission.in_flight,
             queued=self._admission.queued,
             lingering=self._admission.lingering,
             slots=self._slots(),
             engine=self.engine_facts(),
             loop_seen_s=self.loop_seen_s,
-            idle_s=0.0 if working else max(0.0, self._clock() - self._idle_since_s),
+            idle_s=self._activity.idle_s,
             version=self.version,
             platform=self.platform,
         )
@@ -117,6 +120,8 @@ class ServiceStatus:
             "uptime_s": round(self._clock() - engine.since_s, 1) if engine.pid else 0.0,
             "last_exit": engine.last_exit,
         }
+        if engine.failure is not None:
+            facts |= {"failure": engine.failure, "last_words": last_words(engine.output_tail)}
         if engine.props is not None:
             facts |= {
                 "build": engine.props.build,

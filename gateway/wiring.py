@@ -196,4 +196,8 @@ def server_limits(settings: Settings, open_files: int) -> ServerLimits:
 
 def drain_settings(settings: Settings) -> DrainSettings:
     """The shutdown budget."""
-    return DrainSettings(delay_s=settings.drain_delay, timeout_s=settings.drain_timeout)
+    return DrainSettings(
+        delay_s=settings.drain_delay,
+        timeout_s=settings.drain_timeout,
+        failed_s=settings.failed_exit_delay,
+    )

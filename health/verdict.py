@@ -155,7 +155,7 @@ _PATHS: dict[str, Probe] = {
 HEALTH_PATHS: frozenset[str] = frozenset(_PATHS)
 """Paths `answer` knows whatever the options; ``/metrics`` is not among them."""
 
-ENGINE_FACTS = ("state", "restarts", "uptime_s", "last_exit")
+ENGINE_FACTS = ("state", "restarts", "uptime_s", "last_exit", "failure", "last_words")
 """Keys of `Snapshot.engine` that may be shown without a key."""
 
 _UNTIL_STALLED = frozenset({Probe.PING, Probe.LIVE, Probe.READY, Probe.HEALTH})

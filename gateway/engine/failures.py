@@ -14,12 +14,19 @@ import orjson
 from backend import BackendError, ConnectFailed, EngineTimeout
 from gateway.errors import ApiError
 
-__all__ = ["context_exceeded", "from_backend", "from_event", "from_reply"]
+__all__ = ["EngineLost", "context_exceeded", "from_backend", "from_event", "from_reply"]
 
 _UNSUPPORTED = ("does not support", "not supported", "mmproj", "not enabled", "unsupported")
 _TEMPLATE = ("jinja", "while executing", "failed to parse", "chat template")
 """A model's template that cannot put these messages or tools into words: depends on the request."""
 _TOO_LONG = ("too large to process", "exceeds the available context", "context size")
+
+
+class EngineLost(ApiError):  # noqa: N818 - what happened to the engine
+    """The connection to the engine broke in the middle: it died, or let go of this request."""
+
+    def __init__(self) -> None:
+        super().__init__("engine_crashed", retry_after_s=1.0)
 
 
 def from_reply(status: int, body: bytes) -> ApiError:
@@ -59,7 +66,7 @@ def from_backend(error: BackendError) -> ApiError:
         return ApiError("engine_timeout")
     if isinstance(error, ConnectFailed):
         return ApiError("engine_unavailable", retry_after_s=2.0)
-    return ApiError("engine_crashed", retry_after_s=1.0)
+    return EngineLost()
 
 
 def context_exceeded(limit: object, found: object) -> ApiError:

@@ -2,7 +2,7 @@
 
 The supervisor says what became of the child; this module opens the door when it is ready, closes
 it when it is not, and makes a fresh client for each engine process, so that no request can ever
-meet a connection of the one before.
+meet a connection of the one before. It remembers what each process died of, for those who lost it.
 """
 
 from __future__ import annotations
@@ -11,14 +11,23 @@ import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
-from backend import Address, EngineClient, EngineSnapshot, EngineState, Probe, ProbeReady
+from backend import (
+    Address,
+    BackendError,
+    EngineClient,
+    EngineSnapshot,
+    EngineState,
+    Probe,
+    ProbeReady,
+)
 from gateway.dialects.base import ModelFacts
 from gateway.queue.admission import Admission
 from gateway.status import ServiceStatus
 from gateway.tasks import Tasks
 
-__all__ = ["EngineLink", "ServedModel"]
+__all__ = ["EngineControl", "EngineLink", "ServedModel"]
 
 _log = logging.getLogger(__name__)
 
@@ -39,6 +48,31 @@ class ServedModel:
 
 def _nobody_to_tell() -> None:
     pass
+
+
+class EngineControl(Protocol):
+    """Whoever keeps the engine running: `backend.Supervisor`."""
+
+    def note_served(self) -> None:
+        """An answer was complete."""
+
+    def unload(self) -> None:
+        """Stop the engine until `wake`."""
+
+    def wake(self) -> None:
+        """Start an engine that was unloaded."""
+
+    def evict_wedged(self, generation: int) -> None:
+        """Kill the engine of this generation, if it is still there, and start another."""
+
+
+_DEATHS_KEPT = 16
+_SIGN_OF_LIFE_S = 5.0
+_WAKE_AGAIN_S = 2.0
+_PROCESS_ENDED = frozenset(
+    (EngineState.RESTARTING, EngineState.STOPPED, EngineState.FAILED, EngineState.SLEEPING)
+)
+"""States without a process, or with one that is on its way out."""
 
 
 class EngineLink:
@@ -77,13 +111,18 @@ class EngineLink:
         self._probe = probe
         self._inquiry: asyncio.Task[None] | None = None
         self._target: tuple[Address, str] | None = None
-        self._generation = -1
+        self._doubtful = False
+        self._control: EngineControl | None = None
+        self._deaths: dict[int, str] = {}
+        self._news = asyncio.Event()
+        self.generation = -1
+        """Counts engine processes; the one that serves, or did last."""
         self.client: EngineClient | None = None
         self.facts: ModelFacts | None = None
         """What is known of the model; kept while the engine restarts, it will be the same."""
         self.slots = 1
-        self.note_served: Callable[[], None] = _nobody_to_tell
-        """Tells the supervisor of each complete answer; set when there is a supervisor."""
+        self.on_ready: Callable[[], None] = _nobody_to_tell
+        """Told each time an engine begins to serve."""
 
     def __repr__(self) -> str:
         return f"<EngineLink {self._status.engine.state} {self.client}>"
@@ -91,6 +130,59 @@ class EngineLink:
     def aim(self, address: Address, key: str) -> None:
         """Say where the engine listens; before its first state arrives."""
         self._target = (address, key)
+
+    def control(self, control: EngineControl) -> None:
+        """Say who keeps the engine running; before its first state arrives."""
+        self._control = control
+        self._admission.on_wanted = self._wanted
+
+    def note_served(self) -> None:
+        """An answer was complete: its engine is not in a crash loop."""
+        if self._control is not None:
+            self._control.note_served()
+
+    @property
+    def serving(self) -> int | None:
+        """The generation of the engine that serves; None while none does."""
+        return self.generation if self._is_ready() and self.client is not None else None
+
+    async def is_alive(self) -> bool:
+        """Ask the engine for a sign of life; False when it gave none."""
+        client = self.client
+        if client is None:
+            return True
+        try:
+            status, _ = await client.request("GET", "/health", timeout_s=_SIGN_OF_LIFE_S)
+        except BackendError:
+            return False
+        return status == 200
+
+    def evict(self, generation: int) -> None:
+        """Have a stuck engine replaced."""
+        if self._control is not None:
+            self._control.evict_wedged(generation)
+
+    async def unload(self) -> bool:
+        """Have the engine give its memory back until somebody needs it.
+
+        Returns:
+            Whether it is being unloaded; not if somebody has come meanwhile.
+        """
+        control, client = self._control, self.client
+        if control is None or client is None or self.serving is None or self._admission.taken:
+            return False
+        self._admission.set_capacity(0)
+        if self._admission.queued:
+            self._admission.set_capacity(self.slots)
+            return False
+        self.hang_up()
+        control.unload()
+        return True
+
+    def _wanted(self) -> None:
+        """Somebody waits for an engine."""
+        if self._control is not None and self._status.engine.state is EngineState.SLEEPING:
+            self._control.wake()
 
     def models(self) -> tuple[str, ...]:
         """Public model names."""
@@ -100,13 +192,43 @@ class EngineLink:
         """Act on what became of the engine."""
         before = self._status.engine
         self._status.engine = snapshot
+        self._note_death(before, snapshot)
         if snapshot.state is EngineState.READY and snapshot.props is not None:
             self._open(snapshot)
         else:
             self._shut(snapshot)
-        died = snapshot.state in (EngineState.RESTARTING, EngineState.FAILED)
-        if died and before.state is not snapshot.state:
-            self._on_exit((snapshot.last_exit or "unknown").partition(" ")[0])
+        if before.waking and snapshot.state is EngineState.SLEEPING:
+            # It could not be woken: those who wait are told, the next one tries again.
+            self._admission.dismiss("engine_unavailable", retry_after_s=_WAKE_AGAIN_S)
+        self._tell_those_who_ask()
+
+    def _note_death(self, before: EngineSnapshot, after: EngineSnapshot) -> None:
+        """Each process ends once; it is gone when it has no pid any more."""
+        generation = after.generation
+        ended = after.pid is None and after.state in _PROCESS_ENDED
+        if not ended or generation in self._deaths or before.generation != generation:
+            return
+        cause = (after.last_exit or "unknown").partition(" ")[0]
+        self._deaths[generation] = cause
+        while len(self._deaths) > _DEATHS_KEPT:
+            del self._deaths[next(iter(self._deaths))]
+        self._on_exit(cause)
+
+    def _tell_those_who_ask(self) -> None:
+        self._news.set()
+        self._news = asyncio.Event()
+
+    async def fate(self, generation: int) -> str | None:
+        """Wait until it is known what became of the engine process *generation*.
+
+        Returns:
+            What it died of, as in `backend.exits`; None when it lives on.
+        """
+        while generation not in self._deaths:
+            if generation == self.generation and self._is_ready() and not self._doubtful:
+                return None
+            await self._news.wait()
+        return self._deaths[generation]
 
     def suspect(self) -> None:
         """A connection to the engine broke: let nobody in until it is known that the engine lives.
@@ -115,16 +237,19 @@ class EngineLink:
         in would be lost to it.
         """
         self._admission.set_capacity(0)
+        self._doubtful = True
         if self._inquiry is None or self._inquiry.done():
-            self._inquiry = self._tasks.spawn(self._inquire(self._generation), "inquire")
+            self._inquiry = self._tasks.spawn(self._inquire(self.generation), "inquire")
 
     async def _inquire(self, generation: int) -> None:
         """Ask the engine itself; ends with a good answer or with news from the supervisor."""
         assert self._target is not None, "only an engine that was there can be suspected"
-        while self._generation == generation and self._is_ready():
+        while self.generation == generation and self._is_ready():
             result = await self._probe(*self._target)
             if isinstance(result, ProbeReady) and self._is_ready():
+                self._doubtful = False
                 self._admission.set_capacity(self.slots)
+                self._tell_those_who_ask()
                 return
             await asyncio.sleep(_ASK_AGAIN_S)
 
@@ -139,12 +264,13 @@ class EngineLink:
         self._admission.settled()  # an engine that ends works for nobody
 
     def _open(self, snapshot: EngineSnapshot) -> None:
-        if snapshot.generation == self._generation and self.client is not None:
+        if snapshot.generation == self.generation and self.client is not None:
             return
         assert self._target is not None, "aim comes before the first state"
         assert snapshot.props is not None
         self.hang_up()
-        self._generation = snapshot.generation
+        self._doubtful = False
+        self.generation = snapshot.generation
         address, key = self._target
         self.client = EngineClient(
             address, key, connect_timeout_s=self._connect_timeout_s, on_use=self._on_use
@@ -164,11 +290,12 @@ class EngineLink:
             embeddings=self._model.embeddings,
             rerank=self._model.rerank,
         )
+        self.on_ready()
         self._admission.set_capacity(self.slots)
 
     def _shut(self, snapshot: EngineSnapshot) -> None:
         self._admission.set_capacity(0)
-        if snapshot.state in (EngineState.RESTARTING, EngineState.STOPPED, EngineState.FAILED):
+        if snapshot.state in _PROCESS_ENDED:
             self.hang_up()
         if snapshot.state is EngineState.FAILED:
             self._admission.close("engine_unavailable", retry_after_s=30.0)

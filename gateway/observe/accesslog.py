@@ -72,6 +72,8 @@ class AccessRecord:
     error_code: str | None = None
     limit: str | None = None
     retry_count: int = 0
+    replays: int = 0
+    """How often it was sent to a fresh engine because the one before died under it."""
 
 
 # Controls (C0, DEL, C1), quotes and the backslash, line and paragraph separators, marks that turn
@@ -140,6 +142,8 @@ def _fields(record: AccessRecord) -> dict[str, Any]:
         fields["completion_tokens"] = record.completion_tokens
     if record.retry_count:
         fields["retry"] = record.retry_count
+    if record.replays:
+        fields["replays"] = record.replays
     return fields
 
 

@@ -122,6 +122,9 @@ class Metrics:
         self._client_stalls = 0
         self._streams_crowded_out = 0
         self._slot_leaks = 0
+        self._engine_wedges = 0
+        self._replays = 0
+        self._continued = 0
         self._keys_reload_errors = 0
         self._loop_stalls = 0
         self._loop_lag_s = 0.0
@@ -198,6 +201,18 @@ class Metrics:
     def stream_crowded_out(self) -> None:
         """Count a stream that was cut because all readers together were too far behind."""
         self._streams_crowded_out += 1
+
+    def engine_stuck(self) -> None:
+        """Count an engine that lived and got nothing done."""
+        self._engine_wedges += 1
+
+    def replayed(self) -> None:
+        """Count a request that was sent to another engine because the first died under it."""
+        self._replays += 1
+
+    def continued(self) -> None:
+        """Count a stream that went on with another engine after the first had died."""
+        self._continued += 1
 
     def slots_leaked(self, count: int) -> None:
         """Count slots that the engine kept at work for nobody."""
@@ -337,6 +352,9 @@ class Metrics:
             ("client_stalls", "Streams cut because the client did not read.", self._client_stalls),
             ("streams_crowded_out", "Streams cut for want of memory.", self._streams_crowded_out),
             ("slot_leaks", "Slots at work for nobody for too long.", self._slot_leaks),
+            ("engine_wedges", "Engines that lived and got nothing done.", self._engine_wedges),
+            ("replays", "Requests sent again after the engine died.", self._replays),
+            ("streams_continued", "Streams that another engine went on with.", self._continued),
             ("retries", "Requests that an SDK sent again.", self._retries),
             ("keys_reload_errors", "Keys files that were not usable.", self._keys_reload_errors),
             ("log_dropped", "Log lines that could not be written.", self._log_dropped()),

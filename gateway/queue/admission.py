@@ -23,7 +23,7 @@ from gateway.errors import RETRY_AFTER_MAX_S, ApiError
 from gateway.queue.fairqueue import FairQueue, Ticket
 from gateway.queue.outlook import Outlook
 from gateway.queue.rates import ServiceRates
-from gateway.queue.turns import Lease, Turn, TurnHolder, Wish
+from gateway.queue.turns import Lease, Signs, Turn, TurnHolder, Wish
 
 __all__ = ["Admission", "Lease", "Turn", "TurnHolder", "Wish"]
 
@@ -74,6 +74,8 @@ class Admission:
         """Slots, counted in `taken`, that the engine has not let go of yet."""
         self.on_abandoned: Callable[[], None] | None = None
         """Told when slots begin to linger; whoever listens calls `settled` in the end."""
+        self.on_wanted: Callable[[], None] | None = None
+        """Told of each request that finds no engine serving: one that sleeps can be woken."""
 
     def __repr__(self) -> str:
         return f"<Admission {self.taken} of {self._capacity} slots, {self.queued} waiting>"
@@ -100,6 +102,10 @@ class Admission:
     def waiting_in(self, priority: str) -> int:
         """Requests of one priority class that wait."""
         return self._queue.waiting_in(priority)
+
+    def signs(self) -> list[Signs]:
+        """How the engine's work goes on each request that it has."""
+        return [lease.signs() for lease in self._leases if lease.signs is not None]
 
     def at_work(self) -> frozenset[Lease]:
         """The leases that the engine is known to work on."""
@@ -152,6 +158,10 @@ class Admission:
     def close(self, code: str, *, retry_after_s: float | None = None) -> None:
         """Refuse from now on, those who wait included, with an `ApiError` of *code*."""
         self._closed = (code, retry_after_s)
+        self.dismiss(code, retry_after_s=retry_after_s)
+
+    def dismiss(self, code: str, *, retry_after_s: float | None = None) -> None:
+        """Refuse those who wait now, with an `ApiError` of *code*; later ones may wait."""
         for ticket in self._queue.clear():
             turn = self._turns.pop(ticket)
             if not turn.granted.done():
@@ -190,6 +200,8 @@ class Admission:
         )
         if self._fits(wish.slots) and (wish.slots == 0 or again or not self.queued):
             return self._take(ticket, now, now)
+        if self._capacity == 0 and self.on_wanted is not None:
+            self.on_wanted()
         if not (again or exempt):
             self._refuse_if_full(wish)
         turn = self._stand(ticket, now)

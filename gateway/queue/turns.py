@@ -10,7 +10,7 @@ from typing import Protocol
 
 from gateway.queue.ticket import Ticket
 
-__all__ = ["Lease", "Turn", "TurnHolder", "Wish"]
+__all__ = ["Lease", "Signs", "Turn", "TurnHolder", "Wish"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +39,16 @@ class TurnHolder(Protocol):
     turn: Turn | None
 
 
+@dataclass(frozen=True, slots=True)
+class Signs:
+    """What is seen of the engine's work on one request."""
+
+    heard_s: float
+    """When it last gave a sign of life, or was last not listened to; monotonic seconds."""
+    prefill_tokens: int
+    """Tokens of a prompt that it may still be busy with; 0 once it answers."""
+
+
 class Lease:
     """Slots held by one request, given back exactly once."""
 
@@ -48,6 +58,7 @@ class Lease:
         "at_work",
         "granted_s",
         "released_s",
+        "signs",
         "slots",
         "ticket",
         "unfinished",
@@ -71,6 +82,8 @@ class Lease:
         """When it was given back."""
         self.at_work = False
         """The engine is known to work on it."""
+        self.signs: Callable[[], Signs] | None = None
+        """Tells how the engine's work on it goes; None while the engine does not have it."""
         self.unfinished: Callable[[], int] = _one
         """Answers that have not come to their end; each has a slot at work, or waits for one."""
         self.abandoned = False

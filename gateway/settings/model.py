@@ -531,23 +531,28 @@ class Settings(BaseModel):
     watchdog_seconds: Annotated[float, Duration()] = _set(
         60.0,
         "life",
-        "Silence of a busy engine after which it counts as stuck and is restarted. 0: never.",
-        enforced=False,
+        "How long an engine may do nothing for a request it has, or answer no probe, until it "
+        "counts as stuck and is restarted. While it reads long prompts it has more time. 0: never.",
     )
     idle_action: Annotated[str, Word(("none", "unload", "exit", "stop-instance"))] = _set(
         "none",
         "life",
         "What to do after IDLE_TIMEOUT without work. unload: stop the engine until the next "
         "request. exit: end the process. stop-instance: ask the platform to stop the machine.",
-        enforced=False,
     )
-    idle_timeout: Annotated[float, Duration(1.0)] = _set(
-        900.0, "life", "See IDLE_ACTION.", enforced=False
+    idle_timeout: Annotated[float, Duration(0.1)] = _set(
+        900.0, "life", "See IDLE_ACTION. Only requests that need the engine count as work."
+    )
+    stop_instance_url: Annotated[str | None, Url("none")] = _set(
+        None,
+        "life",
+        "What IDLE_ACTION=stop-instance calls, with POST.",
+        note="the platform's own interface on RunPod Pods and Vast instances",
     )
     drain_timeout: Annotated[float, Duration()] = _set(
         300.0,
         "life",
-        "How long running requests may go on after SIGTERM.",
+        "How long running requests may go on after SIGTERM, DRAIN_DELAY included.",
         note="300; less where the platform kills sooner: RunPod 25, Kubernetes and Knative 15, "
         "Vast and Cloud Run 8, Modal 8, Fly 0",
     )
@@ -555,6 +560,11 @@ class Settings(BaseModel):
         5.0,
         "life",
         "How long new requests are still taken after SIGTERM, until load balancers have noticed.",
+    )
+    failed_exit_delay: Annotated[float, Duration()] = _set(
+        5.0,
+        "life",
+        "How long a service that has failed says why on its health port before it ends.",
     )
 
     # -- log

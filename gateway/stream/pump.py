@@ -32,9 +32,16 @@ class Pump:
     Args:
         events: What is passed on, and what is known of it.
         on_lost: Called at once when the connection to the engine breaks.
+        on_first: Called with the first event.
     """
 
-    def __init__(self, events: EventStream, *, on_lost: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        events: EventStream,
+        *,
+        on_lost: Callable[[], None],
+        on_first: Callable[[], None] | None = None,
+    ) -> None:
         loop = asyncio.get_running_loop()
         self.events = events
         self.begun: asyncio.Future[None] = loop.create_future()
@@ -46,9 +53,11 @@ class Pump:
         """Monotonic seconds: of the beginning, of the last sign of life."""
         self.prefill_s: float | None = None
         """Seconds from the beginning to the first event; None before it came."""
+        self._held = False
         self._loop = loop
         self._time = loop.time
         self._on_lost = on_lost
+        self._on_first = on_first
         self._progress = 0
         self._out: Callable[[bytes], None] | None = None
         self._linger: asyncio.TimerHandle | None = None
@@ -62,6 +71,15 @@ class Pump:
         kept, self.kept = self.kept, []
         for events in kept:
             self._pass_on(events)
+
+    def hold(self, held: bool) -> None:
+        """Nobody listens to the engine for a while, or somebody does again."""
+        self._held = held
+        self.heard_s = self._time()
+
+    def quiet_since_s(self) -> float:
+        """Since when the engine has been silent, in monotonic seconds."""
+        return self._time() if self._held else self.heard_s
 
     def unfinished(self) -> int:
         """Answers that have not come to their end."""
@@ -89,6 +107,9 @@ class Pump:
         events = stream.feed(chunk)
         if events:
             self.heard_s = self._time()
+            if self._on_first is not None:
+                self._on_first()
+                self._on_first = None
             if self._out is not None:
                 self._pass_on(events)
             else:

@@ -46,6 +46,8 @@ class StreamReply:
         self.bytes_out = 0
         self.complete = False
         """The last event of the answer is out."""
+        self.answering = False
+        """Some of the answer is out, or will be at once; comments are none of it."""
         self.mid_event = False
         """Part of an unfinished event is out; whatever follows starts with a blank line."""
 

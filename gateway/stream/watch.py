@@ -66,6 +66,10 @@ class StreamWatch:
             self._timer.cancel()
             self._schedule()
 
+    def recalled(self) -> None:
+        """The engine does not work on it any more; it may be sent once more."""
+        self._pump = None
+
     def stop(self) -> None:
         """No heartbeat, no commit and no verdict after this."""
         if self._timer is not None:
@@ -78,19 +82,20 @@ class StreamWatch:
         pump = self._pump
         if pump is None or not pump.events.events:
             return self._beat_s
-        return max(self._beat_s, pump.heard_s)
+        return max(self._beat_s, pump.quiet_since_s())
 
     def _schedule(self) -> None:
         pause_s = self._interval_s if self._reply.committed else self._after_s
         due_s = self._quiet_since_s() + pause_s
         if self._pump is not None:
-            due_s = min(due_s, self._pump.heard_s + self._silence_limit_s)
+            due_s = min(due_s, self._pump.quiet_since_s() + self._silence_limit_s)
         # Never in the past: a due moment that is now would otherwise spin.
         self._timer = self._loop.call_at(max(due_s, self._loop.time() + _LEAST_PAUSE_S), self._tick)
 
     def _tick(self) -> None:
         now = self._loop.time()
-        if self._pump is not None and now - self._pump.heard_s >= self._silence_limit_s:
+        pump = self._pump
+        if pump is not None and now - pump.quiet_since_s() >= self._silence_limit_s:
             self._timer = None
             self._call.kill(ApiError("engine_timeout"))
             return

@@ -1,0 +1,52 @@
+"""Is anybody being served, and since when not? The clock that scale to zero goes by.
+
+Only real work moves it: a request with a valid key and body that needs the engine, from the moment
+it is understood to the last byte of its reply. Probes, metrics, model lists and refusals do not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+__all__ = ["Activity"]
+
+
+class Activity:
+    """Counts the requests that are being served.
+
+    Args:
+        clock: Monotonic seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._working = 0
+        self._quiet_since_s = clock()
+
+    def __repr__(self) -> str:
+        return f"<Activity {self._working} requests>"
+
+    @property
+    def busy(self) -> bool:
+        """Whether anybody is being served."""
+        return self._working > 0
+
+    @property
+    def idle_s(self) -> float:
+        """Seconds since the last reply ended, or since there could be one; 0 while busy."""
+        return 0.0 if self._working else max(self._clock() - self._quiet_since_s, 0.0)
+
+    def touch(self) -> None:
+        """Start anew: the engine has just become ready."""
+        self._quiet_since_s = self._clock()
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """A request is being served while the block lasts."""
+        self._working += 1
+        try:
+            yield
+        finally:
+            self._working -= 1
+            self._quiet_since_s = self._clock()

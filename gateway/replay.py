@@ -1,0 +1,195 @@
+"""One planned call, until an engine has answered it.
+
+When an attempt fails, in this order:
+1. the call never reached the engine: back to the head of the queue, a few times;
+2. the client has a part of the answer: it is told `engine_restarted`, unless the answer can be
+   continued; what was sent is never sent again;
+3. else nothing is decided before it is known what became of the engine;
+4. it was alone in there, and the engine died of what a request can cause: it is convicted;
+5. it has been replayed before: `engine_crashed`;
+6. else it is sent once more, from the head of the queue, and alone if it is a suspect.
+
+No slot is held while it waits for any of this.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from backend import ConnectFailed
+from gateway.call import Call
+from gateway.dialects import EngineCall
+from gateway.dispatch import Deadline, Dispatch, EngineDoor
+from gateway.engine.failures import EngineLost, from_backend
+from gateway.engine.suspects import ACCUSING_CAUSES, Suspects, digest_of
+from gateway.errors import ApiError
+from gateway.queue.admission import Lease
+from gateway.tasks import Tasks
+
+__all__ = ["Attempt", "Replay", "Revive"]
+
+_log = logging.getLogger(__name__)
+
+_MOST_TRIES = 5
+"""To reach the engine at all."""
+_REPLAYS = 1
+_VERDICT_S = 30.0
+"""A connection that broke and an engine of which nothing is known after this long."""
+
+_TELL_S = 1.0
+
+T = TypeVar("T")
+
+Attempt = Callable[[EngineCall, Lease], Awaitable[T]]
+"""Sends the call and sees it to its end.
+
+Raises:
+    ConnectFailed: It never reached the engine.
+    EngineLost: The engine was lost under it.
+"""
+Revive = Callable[[EngineCall], EngineCall | None]
+"""What to send after the engine was lost: the same while the client has nothing of the answer,
+what continues it, or None when neither will do."""
+
+
+class Replay:
+    """Runs calls.
+
+    Args:
+        engine: Where they go.
+        dispatch: Lets them in.
+        suspects: Who may have killed the engine.
+        tasks: Holder of inquiries that outlive their call.
+        on_replay: Told for each call that is sent once more.
+    """
+
+    def __init__(
+        self,
+        engine: EngineDoor,
+        dispatch: Dispatch,
+        suspects: Suspects,
+        tasks: Tasks,
+        *,
+        on_replay: Callable[[], None],
+    ) -> None:
+        self._engine = engine
+        self._dispatch = dispatch
+        self._suspects = suspects
+        self._tasks = tasks
+        self._on_replay = on_replay
+
+    async def run(
+        self,
+        call: Call,
+        plan: EngineCall,
+        deadline: Deadline,
+        attempt: Attempt[T],
+        revive: Revive,
+    ) -> T:
+        """Answer *call*.
+
+        Args:
+            call: The request.
+            plan: What the engine is to get.
+            deadline: How long it may wait, all turns together.
+            attempt: Carries out one attempt.
+            revive: Asked for the next one's plan when the engine was lost.
+
+        Raises:
+            ApiError: The last failure.
+        """
+        digest = digest_of(plan.path, plan.body) if self._suspects else None
+        tries = replays = 0
+        while True:
+            alone = digest is not None and self._must_be_alone(digest)
+            again = bool(tries or replays)
+            turn = self._dispatch.admit(call, plan, deadline, again=again, alone=alone)
+            with await turn as lease:
+                generation = self._engine.generation
+                try:
+                    answer = await attempt(plan, lease)
+                except ConnectFailed as exc:
+                    tries += 1
+                    if tries >= _MOST_TRIES:
+                        raise from_backend(exc) from exc
+                    continue
+                except EngineLost as exc:
+                    lost = exc
+                else:
+                    if alone and digest is not None:
+                        self._suspects.clear(digest)
+                    return answer
+            digest = digest or digest_of(plan.path, plan.body)
+            judging = self._tasks.spawn(self._judge(call, digest, generation, alone), "verdict")
+            revived = revive(plan)
+            if revived is None:
+                raise await _told_apart(judging) from lost
+            verdict = await asyncio.shield(judging)
+            if verdict.guilty:
+                raise ApiError("engine_crashed", retryable=False) from lost
+            if replays >= _REPLAYS:
+                raise lost
+            replays += 1
+            plan = revived
+            self._sent_again(call, deadline)
+
+    def _must_be_alone(self, digest: bytes) -> bool:
+        """Whether it is a suspect.
+
+        Raises:
+            ApiError: `request_quarantined`.
+        """
+        now = asyncio.get_running_loop().time()
+        left_s = self._suspects.quarantined_s(digest, now)
+        if left_s:
+            raise ApiError("request_quarantined", retry_after_s=left_s)
+        return self._suspects.is_accused(digest, now)
+
+    def _sent_again(self, call: Call, deadline: Deadline) -> None:
+        call.record.replays += 1
+        deadline.renew()
+        self._on_replay()
+        _log.info("request %s is sent once more", call.record.request_id)
+
+    async def _judge(self, call: Call, digest: bytes, generation: int, alone: bool) -> _Verdict:
+        """Find out what became of the engine, and whether this call is to blame for it."""
+        try:
+            async with asyncio.timeout(_VERDICT_S):
+                cause = await self._engine.fate(generation)
+        except TimeoutError:
+            return _Verdict(lives=False)
+        if cause not in ACCUSING_CAUSES:
+            return _Verdict(lives=cause is None)
+        now = asyncio.get_running_loop().time()
+        if not alone:
+            self._suspects.accuse(digest, now)
+            return _Verdict(lives=False)
+        assert call.principal is not None
+        key_id = call.principal.key_id
+        suspended = self._suspects.convict(digest, key_id, now)
+        _log.error(
+            "request %s of key %s has stopped the engine twice (%s); it is refused from now on%s",
+            call.record.request_id,
+            key_id,
+            cause,
+            ", and its key for some minutes" if suspended else "",
+        )
+        return _Verdict(lives=False, guilty=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _Verdict:
+    lives: bool
+    """The engine let go of this one request and goes on."""
+    guilty: bool = False
+
+
+async def _told_apart(judging: asyncio.Task[_Verdict]) -> ApiError:
+    """What somebody is told who has a part of the answer; that can wait for a moment only."""
+    done, _ = await asyncio.wait((judging,), timeout=_TELL_S)
+    lives = bool(done) and judging.result().lives
+    return ApiError("engine_crashed" if lives else "engine_restarted", retry_after_s=1.0)
