@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         EngineGone,
         EngineTimeout,
         OperatorError,
+        SlotRefused,
     )
     from backend.exits import ExitCause
     from backend.extra_args import refuse_extra_args
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     )
     from backend.supply.progress import ConsoleProgress, LogProgress, Progress
     from backend.supply.readahead import ReadAhead
+    from backend.tied import TiedProcess
 
 __all__ = [
     "FAILURE_EXIT_CODES",
@@ -88,9 +90,11 @@ __all__ = [
     "RunDir",
     "SavedSlot",
     "Sink",
+    "SlotRefused",
     "Supervisor",
     "SupervisorSettings",
     "TcpAddress",
+    "TiedProcess",
     "UnixAddress",
     "bound_new_files",
     "build",
@@ -148,6 +152,7 @@ _HOMES = {
     "Supervisor": "supervisor",
     "SupervisorSettings": "states",
     "TcpAddress": "address",
+    "TiedProcess": "tied",
     "UnixAddress": "address",
     "build": "supply.engine",
     "build_command": "command",
@@ -163,6 +168,7 @@ _HOMES = {
     "refuse_extra_args": "extra_args",
     "resolve": "supply.model",
     "start_ticks": "procfs",
+    "SlotRefused": "errors",
     "validate": "supply.gguf_file",
     "HeldPrompt": "slot_cache",
     "SavedSlot": "slot_cache",

@@ -24,6 +24,10 @@ F = TypeVar("F", bound=Callable[..., Any])
 PROGRAM = "llama-gateway"
 COMMANDS = {
     "serve": ("gateway.commands.serve:serve", "Run the service."),
+    "runpod-worker": (
+        "gateway.commands.runpod_worker:runpod_worker",
+        "Run the service behind a RunPod queue.",
+    ),
     "check": ("gateway.commands.check:check", "Say whether the service could start here."),
     "config": ("gateway.commands.config:config", "Show the settings and where each came from."),
     "engine": ("gateway.commands.engine:engine", "Find or build llama-server."),
