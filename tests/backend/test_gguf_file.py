@@ -8,11 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from gguf.constants import GGML_QUANT_SIZES
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from backend.errors import ModelInvalid
 from backend.supply.gguf_file import validate
+from backend.supply.gguf_header import TENSOR_BLOCKS
 
 U32, U64, F32, BOOL, STRING, ARRAY = 4, 10, 6, 7, 8, 9
 Q4_0 = 2
@@ -256,3 +258,8 @@ def test_model_in_parts_needs_all_its_parts(write):
     info = validate(first)
     assert (info.shards, info.tensors) == (2, 2)
     assert "name the first part" in str(refusal(second))
+
+
+def test_sizes_of_tensor_types_are_those_of_the_library():
+    known = {int(kind): sizes for kind, sizes in GGML_QUANT_SIZES.items()}
+    assert known == TENSOR_BLOCKS

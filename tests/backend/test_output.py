@@ -87,3 +87,12 @@ def test_the_tail_keeps_the_last_lines_even_of_a_flood():
 def test_lines_about_each_request_are_quiet_once_it_serves(line, loading, later):
     assert log_level(line, loading=True) == loading
     assert log_level(line, loading=False) == later
+
+
+def test_the_moment_is_kept_at_which_the_model_was_loaded(lines):
+    lines.feed(b"0.01 I srv load_model: loading model 'llama_server: model loaded' ...\n", 1.0)
+    assert lines.loaded_s is None
+    lines.feed(b"0.02 I srv  llama_server: model loa", 2.0)
+    lines.feed(b"ded\n", 3.0)
+    lines.feed(b"0.09 I srv  llama_server: model loaded\n", 9.0)
+    assert lines.loaded_s == 3.0
