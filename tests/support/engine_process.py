@@ -24,6 +24,15 @@ def running_engine(settings: EngineSettings, folder: Path) -> Iterator[httpx.Cli
         settings: As for the gateway's.
         folder: Where its socket goes; a short path.
     """
+    with mortal_engine(settings, folder) as (client, _):
+        yield client
+
+
+@contextmanager
+def mortal_engine(
+    settings: EngineSettings, folder: Path
+) -> Iterator[tuple[httpx.Client, subprocess.Popen[bytes]]]:
+    """As `running_engine`, with the process, for tests that end it."""
     address = UnixAddress(str(folder / "own.sock"))
     command = build_command(settings, address=address, key=KEY, environ={"PATH": "/usr/bin:/bin"})
     with (folder / "engine.log").open("wb") as log:
@@ -38,7 +47,7 @@ def running_engine(settings: EngineSettings, folder: Path) -> Iterator[httpx.Cli
             timeout=30,
         ) as client:
             _until_ready(client, process, folder / "engine.log")
-            yield client
+            yield client, process
     finally:
         process.kill()
         process.wait(10)
