@@ -10,6 +10,7 @@ import secrets
 import threading
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
 from backend import (
     Address,
@@ -40,6 +41,7 @@ def prepare_engine(
     address: Address,
     progress: Progress,
     read_ahead: ReadAhead,
+    slot_save_dir: Path | None = None,
 ) -> EngineCommand:
     """The command that starts the engine.
 
@@ -49,6 +51,7 @@ def prepare_engine(
         address: Where the engine is to listen.
         progress: Told of long steps.
         read_ahead: Told of the model's files before anything else is done.
+        slot_save_dir: Where the engine may write what its slots hold; None: nowhere.
 
     Raises:
         OperatorError: A tool, the model or an argument is wrong; the text says what to do.
@@ -58,6 +61,7 @@ def prepare_engine(
     else:
         _begin_to_read(settings, read_ahead)
         engine = _real_engine(settings, progress)
+    engine = replace(engine, slot_save_dir=slot_save_dir)
     return build_command(engine, address=address, key=secrets.token_urlsafe(32), environ=environ)
 
 

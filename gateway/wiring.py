@@ -27,6 +27,7 @@ __all__ = [
     "engine_settings",
     "field_policy",
     "find_settings",
+    "keeps_prompts",
     "model_alias",
     "model_settings",
     "relay_settings",
@@ -99,6 +100,16 @@ def engine_settings(settings: Settings, binary: Path | None, model: Path | None)
         mmproj=settings.mmproj,
         extra_args=settings.extra_args,
     )
+
+
+def keeps_prompts(settings: Settings) -> bool:
+    """Whether what the slots hold is written to files when the engine is unloaded.
+
+    Not where no prompt may be reused, nor where the engine cannot do it.
+    """
+    wanted = settings.idle_save_slots and settings.idle_action == "unload"
+    able = settings.mmproj is None and not (settings.embeddings or settings.rerank)
+    return wanted and able and settings.prompt_cache_scope == "shared"
 
 
 def _embeds(settings: Settings) -> bool:

@@ -90,6 +90,7 @@ def worries(settings: Settings, chosen: Collection[str]) -> list[str]:
         *_model_worries(settings, chosen),
         *_access_worries(settings),
         *_stream_worries(settings),
+        *_idle_worries(settings),
     ]
 
 
@@ -118,6 +119,13 @@ def _stream_worries(s: Settings) -> Iterator[str]:
             "CLIENT_STALL_TIMEOUT is not below REQUEST_TIMEOUT: an engine that is held back for a "
             "slow reader is taken for a silent one"
         )
+
+
+def _idle_worries(s: Settings) -> Iterator[str]:
+    if s.idle_save_slots and s.idle_action != "unload":
+        yield f"IDLE_SAVE_SLOTS has no effect: IDLE_ACTION is {s.idle_action}, not unload"
+    if s.idle_save_slots and s.prompt_cache_scope == "key":
+        yield "IDLE_SAVE_SLOTS has no effect: PROMPT_CACHE_SCOPE is key"
 
 
 def near_miss(name: str, known: Mapping[str, object] | Collection[str]) -> str | None:

@@ -543,6 +543,14 @@ class Settings(BaseModel):
     idle_timeout: Annotated[float, Duration(0.1)] = _set(
         900.0, "life", "See IDLE_ACTION. Only requests that need the engine count as work."
     )
+    idle_save_slots: Annotated[bool, Flag()] = _set(
+        False,
+        "life",
+        "With IDLE_ACTION=unload: keep what the slots hold of prompts in files until the engine is "
+        "back, so that it need not be computed again. The files hold the prompts' text; up to "
+        "1 GiB, in a private folder for temporary files. With PROMPT_CACHE_SCOPE=key, with MMPROJ "
+        "and with EMBEDDINGS or RERANK nothing is kept.",
+    )
     stop_instance_url: Annotated[str | None, Url("none")] = _set(
         None,
         "life",
