@@ -45,12 +45,12 @@ def question(
         secret: Who asks.
         kind: One of `KINDS`.
         chance: Decides its words and length.
-        tokens: Most tokens of the answer; 4 to 40 when None.
+        tokens: Most tokens of the answer; 4 to 20 when None.
         script: For the mock engine.
     """
     path, body = _body(kind, chance, script)
     if kind not in ("count", "vectors"):
-        body["max_tokens"] = tokens or chance.randint(4, 40)
+        body["max_tokens"] = tokens or chance.randint(4, 20)
     if "stream" in kind:
         body["stream"] = True
     content = json.dumps(body).encode()

@@ -2,7 +2,7 @@
 
 ``python -m tests.load.crashes --rounds 100 [--engine real|mock] [--seed 1]``
 
-Two slots, a dozen clients of six keys that never stop asking: chats and completions, as streams
+Two slots, eight clients of four keys that never stop asking: chats and completions, as streams
 and in one piece, and counts of tokens; so most of them wait at any moment. In each round the engine
 gets SIGKILL at a random moment; in every fifth its successor gets another one while it loads. A
 round is over when a small request was answered and everybody who was there at the kill has an end.
@@ -42,10 +42,10 @@ from tests.support.service import ServiceProcess
 
 __all__ = ["SETTINGS", "Crashes", "crashes"]
 
-_CLIENTS = 12
-_KEYS = 6
+_CLIENTS = 8
+_KEYS = 4
 _PROBE = "probe"
-_LONGEST_UNDISTURBED_S = 1.5
+_LONGEST_UNDISTURBED_S = 1.0
 _SECOND_KILL_EVERY = 5
 _LOOK_S = 0.005
 _NOTICED_WITHIN_S = 0.5
@@ -204,6 +204,8 @@ class _Storm:
         for number in range(self.report.rounds):
             await pause(self._chance.uniform(0.0, _LONGEST_UNDISTURBED_S))
             await self._round(twice=number % _SECOND_KILL_EVERY == _SECOND_KILL_EVERY - 1)
+            if number % 10 == 9:
+                sys.stderr.write(f"{number + 1} rounds, {len(self.report.ended)} requests\n")
         self._clients_may_stop = True
         await asyncio.gather(*clients)
         await self._settle(fds)
