@@ -16,7 +16,9 @@ Measured with llama-server (the build of `make setup`), and why the engine is as
   handed over as prompt, and only what is new as completion;
 - the text is cut into tokens anew. Where the last token of the first part was the beginning of a
   longer one, the model sees another sequence than it wrote, and may go on differently. The
-  generator of random numbers starts anew, so only answers at temperature 0 can be the same;
+  generator of random numbers starts anew, so only answers at temperature 0 can be the same. Even
+  there the engine rounds otherwise over a prompt in batches than token by token: of 20 cuts with
+  the demo model 13 gave the same text, the others parted where two tokens were close;
 - what the engine had held back, as the possible beginning of a stop string or of a character, was
   never sent. It is not in the text and is made again;
 - images work: the prefill comes behind them.
