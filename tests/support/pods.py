@@ -32,6 +32,10 @@ class ServicePod:
         await asyncio.to_thread(self.service.opened)
         self.url, self.health_url = self.service.url, self.service.health_url
 
+    async def ready(self) -> None:
+        """Wait until it serves."""
+        await asyncio.to_thread(self.service.wait_for, "ready: http")
+
     def signal(self, number: int) -> None:
         """Send a signal to the gateway alone."""
         try:

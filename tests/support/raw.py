@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,6 +59,15 @@ def talk(port: int, *pieces: bytes, close_after: bool = True, timeout_s: float =
         except (ConnectionResetError, BrokenPipeError):
             pass
         return Reply(raw)
+
+
+@contextmanager
+def unfinished_request(port: int, key: str) -> Iterator[None]:
+    """A chat request whose body never comes whole: work in progress that needs no engine."""
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: h\r\nX-API-Key: {key}\r\n"
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as peer:
+        peer.sendall(f'{head}Content-Length: 100\r\n\r\n{{"messages"'.encode())
+        yield
 
 
 def _one_reply(peer: socket.socket) -> bytes:
