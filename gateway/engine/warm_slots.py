@@ -49,7 +49,7 @@ class _File:
 class WarmSlots:
     """Saves before an unload, restores after the wake.
 
-    Neither call raises, and both are to be made while nobody is let in to the engine.
+    Neither call raises but when it is cancelled, and both are to be made while nobody is let in to the engine.
 
     Args:
         folder: Where the files go: private, there already, and known to the engine; None: this is
@@ -81,7 +81,11 @@ class WarmSlots:
         self.discard()
         if self._folder is None:
             return 0
-        await self._within(self._limits.save_s, "save", lambda: self._save_all(client, pid))
+        try:
+            await self._within(self._limits.save_s, "save", lambda: self._save_all(client, pid))
+        except asyncio.CancelledError:
+            self.discard()
+            raise
         self._restored = {}
         self._remove({file.path for file in self._files})
         return len(self._files)
@@ -95,12 +99,14 @@ class WarmSlots:
         Returns:
             How many slots were restored.
         """
-        if not self._files:
-            return 0
         self._restored = {}
         files, self._files = self._files, []
-        await self._within(self._limits.restore_s, "restore", lambda: self._read(client, files))
-        self.discard()
+        try:
+            if files:
+                limit_s = self._limits.restore_s
+                await self._within(limit_s, "restore", lambda: self._read(client, files))
+        finally:
+            self.discard()  # also what an engine wrote after nobody waited for it any more
         return len(self._restored)
 
     def close(self) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import stat
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import orjson
@@ -197,24 +198,55 @@ async def test_an_engine_that_is_gone_costs_nothing(
     assert await warm.save(client, pid) == 0
 
 
+@contextlib.asynccontextmanager
+async def silent_engine(folder: Path) -> AsyncIterator[tuple[EngineClient, asyncio.Event]]:
+    """A client of a peer that never answers, and what is set when it was asked."""
+    asked, over = asyncio.Event(), asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        asked.set()
+        await reader.read(-1)
+        writer.close()
+        over.set()
+
+    path = str(folder / "silent.sock")
+    server = await asyncio.start_unix_server(serve, path)
+    client = EngineClient(UnixAddress(path), "k")
+    yield client, asked
+    client.close()
+    await over.wait()
+    server.close()
+
+
 async def test_an_engine_that_does_not_answer_is_waited_for_no_longer_than_allowed(
     slots_dir: Path, short_dir: Path
 ) -> None:
-    gone: asyncio.Queue[None] = asyncio.Queue()
-
-    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.read(-1)
-        writer.close()
-        gone.put_nowait(None)
-
-    path = str(short_dir / "silent.sock")
-    server = await asyncio.start_unix_server(silent, path)
-    client = EngineClient(UnixAddress(path), "k")
     warm = WarmSlots(slots_dir, WarmLimits(save_s=0.05))
-    assert await warm.save(client, 1) == 0
-    client.close()
-    await gone.get()
-    server.close()
+    async with silent_engine(short_dir) as (client, _):
+        assert await warm.save(client, 1) == 0
+
+
+async def test_a_save_that_is_called_off_leaves_no_file(slots_dir: Path, short_dir: Path) -> None:
+    warm = WarmSlots(slots_dir)
+    async with silent_engine(short_dir) as (client, asked):
+        save = asyncio.create_task(warm.save(client, 1))
+        await asked.wait()
+        (slots_dir / "slot-0.bin").write_bytes(b"half of it")
+        save.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await save
+    assert files(slots_dir) == []
+
+
+async def test_a_file_that_the_engine_wrote_late_is_removed_at_the_wake(
+    mock: EngineSettings, slots_dir: Path, short_dir: Path
+) -> None:
+    warm = WarmSlots(slots_dir)
+    (slots_dir / "slot-0.bin").write_bytes(b"late")
+    async with launched(mock, short_dir) as engine:
+        assert await warm.restore(engine.client) == 0
+    assert files(slots_dir) == []
 
 
 async def test_an_engine_whose_files_cannot_be_bounded_writes_none(
