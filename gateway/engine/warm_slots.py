@@ -49,7 +49,8 @@ class _File:
 class WarmSlots:
     """Saves before an unload, restores after the wake.
 
-    Neither call raises but when it is cancelled, and both are to be made while nobody is let in to the engine.
+    Neither call raises but when it is cancelled, and both are to be made while nobody is let in to
+    the engine.
 
     Args:
         folder: Where the files go: private, there already, and known to the engine; None: this is
