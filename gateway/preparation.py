@@ -66,6 +66,8 @@ def prepare_engine(
 
 
 def _begin_to_read(settings: Settings, read_ahead: ReadAhead) -> None:
+    if not settings.model_read_ahead:
+        return
     try:
         read_ahead.start(model_files(model_settings(settings)))
     except (OperatorError, OSError):  # `resolve` will find the same and say it

@@ -441,6 +441,11 @@ class Settings(BaseModel):
     mmproj: Annotated[Path | None, _OPTIONAL_PATH] = _set(
         None, "model", "Projector file that lets the model see images or hear audio."
     )
+    model_read_ahead: Annotated[bool, Flag()] = _set(
+        True,
+        "model",
+        "Read the model's file into memory while the engine is being started, if it fits there.",
+    )
 
     # -- engine
     engine_kind: Annotated[
