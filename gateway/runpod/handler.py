@@ -5,7 +5,8 @@ What a job's output looks like (found with the SDK, 1.12.0):
 - a stream is given as strings of whole server-sent events, anything else as one dict;
 - a dict with ``error`` fails the job. The SDK makes a string of what is in it, so it is JSON text
   in OpenAI's shape already. This is how a failure is told before there was any output;
-- after that, a failure is an event in the stream, and the job ends as completed;
+- after that, a failure is the last event of the stream, without [DONE] after it, and the job
+  ends as completed;
 - a job that was cancelled gets CancelledError, or is just not asked for its next piece. Both close
   the connection to the gateway, which frees the slot.
 """
@@ -60,7 +61,7 @@ def make_handler(base_url: str, key: str, clock: Callable[[], float]) -> Handler
         except (aiohttp.ClientError, OSError):
             # TimeoutError is an OSError too.
             pass
-        yield f"data: {_BROKEN}\n\ndata: [DONE]\n\n" if begun else {"error": _BROKEN}
+        yield f"data: {_BROKEN}\n\n" if begun else {"error": _BROKEN}
 
     return handle
 

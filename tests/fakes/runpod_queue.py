@@ -54,10 +54,11 @@ class RunpodQueue(FakeServer):
         """Ids that each heartbeat named."""
         self.asked_for: list[int] = []
         """How many jobs each question wanted."""
-        self.held = asyncio.Event()
-        """While clear, posts of stream pieces are kept unanswered."""
-        self.held.set()
-        self.holding = 0
+        self.kept_waiting: set[str] = set()
+        """Jobs whose posts of pieces get no answer, until `answer_all`."""
+        self.waiting_posts: set[str] = set()
+        """Jobs that have such a post open now."""
+        self._answer = asyncio.Event()
         self._waiting: deque[Job] = deque()
         self._stops: deque[str] = deque()
         self._news = asyncio.Condition()
@@ -91,6 +92,12 @@ class RunpodQueue(FakeServer):
         self._stops.append(job.id)
         await self._tell()
 
+    def answer_all(self) -> None:
+        """Answer the posts that were kept waiting."""
+        self._answer.set()
+        self._answer = asyncio.Event()
+        self.kept_waiting.clear()
+
     async def until(self, what: Any, limit_s: float = 20.0) -> None:
         """Wait until *what* holds; it is looked at after every request of the worker."""
         async with self._news, asyncio.timeout(limit_s):
@@ -113,7 +120,7 @@ class RunpodQueue(FakeServer):
                 return await self._stop_signals()
             case ["job-stream", _, job_id]:
                 self.jobs[job_id].pieces.append(json.loads(await request.text())["output"])
-                await self._hold()
+                await self._keep_waiting(job_id)
             case ["job-done", _, job_id]:
                 self.jobs[job_id].result = json.loads(await request.text())
             case ["ping", _]:
@@ -143,13 +150,15 @@ class RunpodQueue(FakeServer):
             return False
         return True
 
-    async def _hold(self) -> None:
-        self.holding += 1
+    async def _keep_waiting(self, job_id: str) -> None:
+        if job_id not in self.kept_waiting:
+            return
+        self.waiting_posts.add(job_id)
         await self._tell()
         try:
-            await self.held.wait()
+            await self._answer.wait()
         finally:
-            self.holding -= 1
+            self.waiting_posts.discard(job_id)
 
     async def _tell(self) -> None:
         async with self._news:
