@@ -92,6 +92,9 @@ class RunDir:
         """
         Write down that engine *pid* runs for this process.
 
+        A disk that takes nothing is said and borne: the note helps only a later start, after both
+        ties between the two processes have failed.
+
         Args:
             pid: The engine, which leads its own process group.
             mark: Something that only this engine has in its command line, such as its socket.
@@ -99,8 +102,11 @@ class RunDir:
         own = os.getpid()
         note = EngineNote(pid, procfs.start_ticks(pid), own, procfs.start_ticks(own), mark)
         partial = self._note_path.with_suffix(".partial")
-        partial.write_bytes(orjson.dumps(asdict(note)))
-        partial.replace(self._note_path)  # whole or not at all: others read it while they start
+        try:
+            partial.write_bytes(orjson.dumps(asdict(note)))
+            partial.replace(self._note_path)  # whole or not at all: others read it at their start
+        except OSError as exc:
+            _LOG.warning("no note of engine pid=%d in %s: %s", pid, self.path, exc.strerror)
 
     def forget(self) -> None:
         """Remove the note and the socket file; safe when there are none."""
