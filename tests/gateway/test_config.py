@@ -513,3 +513,22 @@ def test_limits_of_keys_are_off_where_there_are_no_keys_unless_asked_for(read: R
     asked = read(AUTH_ENABLED="false", MAX_REQUESTS_PER_MINUTE="30").settings
     assert asked.max_requests_per_minute == 30
     assert read().settings.max_requests_per_minute == 100
+
+
+def test_vast_serverless_listens_where_its_worker_looks() -> None:
+    found = load({"VAST_CONTAINERLABEL": "C.1", "SERVERLESS": "true"}).settings
+    assert (found.host, found.port, found.port_health) == ("127.0.0.1", 18000, 18001)
+    assert found.auth_mode == "keys"  # never chosen by detection
+
+
+@pytest.mark.parametrize(
+    ("more", "url"),
+    [
+        ({"PUBLIC_IPADDR": "1.2.3.4", "VAST_TCP_PORT_8000": "41000"}, "http://1.2.3.4:41000"),
+        ({"PUBLIC_IPADDR": "::1", "VAST_TCP_PORT_8000": "41000"}, "http://[::1]:41000"),
+        ({"PUBLIC_IPADDR": "1.2.3.4", "VAST_TCP_PORT_8001": "41000"}, None),
+        ({"PUBLIC_IPADDR": "evil\nline", "VAST_TCP_PORT_8000": "41000"}, None),
+    ],
+)
+def test_vast_instance_knows_where_it_is_reached(more: dict[str, str], url: str | None) -> None:
+    assert load({"VAST_CONTAINERLABEL": "C.1", **more}).settings.public_url == url
