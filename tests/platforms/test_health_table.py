@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -118,6 +119,19 @@ def test_busy_stays_ready(serve: Serve) -> None:
         assert next_line()
 
 
+def test_sleeping_and_its_wake_stay_ready(serve: Serve) -> None:
+    """A router that took a sleeping service out of its pool could never wake it."""
+    service = serve(**ENV, EXTRA_ARGS="--load-s 2", IDLE_ACTION="unload", IDLE_TIMEOUT="0.3")
+    service.ready()
+    assert_row(service, "sleeping", READY)
+    assert engine_facts(service)["pid"] is None
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(Caller(service, service.key).chat)
+        until(lambda: engine_facts(service)["pid"] is not None)
+        assert_row(service, "sleeping", READY)  # while the engine loads
+        assert waiting.result(20).status_code == 200
+
+
 def test_restarting_after_it_has_been_ready(serve: Serve) -> None:
     service = serve(**ENV, EXTRA_ARGS="--load-s 2").ready()
     os.kill(engine_pid(service), signal.SIGKILL)
@@ -152,6 +166,13 @@ def test_draining_while_loading(serve: Serve) -> None:
     service = serve(**ENV, EXTRA_ARGS="--load-s 60", DRAIN_TIMEOUT="30", DRAIN_DELAY="15").opened()
     service.signal(signal.SIGTERM)
     assert_row(service, "draining", DRAINING)
+
+
+def test_stop_signal_in_the_failed_state_does_not_make_it_a_success(serve: Serve) -> None:
+    service = serve(**ENV, EXTRA_ARGS="--fail-load", CRASH_LIMIT="1").opened()
+    until(lambda: state_of(service) == "failed")
+    assert_row(service, "failed", FAILED)
+    assert service.stop() == 1
 
 
 def test_failed_until_its_last_request_is_over(serve: Serve) -> None:

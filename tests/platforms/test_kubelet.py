@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 from pathlib import Path
@@ -132,6 +133,33 @@ async def test_dead_engine_makes_the_pod_unready_and_never_restarts_it(
         assert kubelet.kills == []
         assert psutil.pid_exists(gateway)
         assert (await caller(deployment).chat()).status_code == 200
+
+
+async def test_sleeping_pod_stays_ready_and_probes_do_not_wake_it(
+    serve: Serve, tmp_path: Path
+) -> None:
+    deployment = Deployment(serve, tmp_path, IDLE_ACTION="unload", IDLE_TIMEOUT="0.5")
+    async with watch(deployment.pod()) as kubelet:
+        await kubelet.run()
+        await kubelet.journal.has("ready")
+        service = deployment.pods[0].service
+        await asyncio.to_thread(service.wait_for, "engine sleeping")
+        asked = len(kubelet.probes)
+        await kubelet.journal.until(lambda: len(kubelet.probes) >= asked + 20)
+        state = (await AsyncCaller(service.health_url, {}).get("/health")).json()
+        assert state["state"] == "sleeping"
+        assert (await caller(deployment).chat()).status_code == 200
+        assert kubelet.journal == ["started", "ready"]
+        assert kubelet.kills == []
+
+
+async def test_idle_exit_comes_although_the_probes_go_on(serve: Serve, tmp_path: Path) -> None:
+    deployment = Deployment(serve, tmp_path, IDLE_ACTION="exit", IDLE_TIMEOUT="1")
+    async with watch(deployment.pod()) as kubelet:
+        await kubelet.run()
+        await kubelet.journal.has("ready")
+        await kubelet.journal.until(lambda: kubelet.exit_code is not None)
+        assert (kubelet.exit_code, kubelet.kills) == (0, [])
 
 
 async def test_engine_that_dies_at_each_load_ends_the_pod_with_one(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import httpx
@@ -81,6 +82,18 @@ async def test_heartbeats_carry_a_stream_through_the_load_of_a_model(
     deployment = Deployment(serve, tmp_path, EXTRA_ARGS="--load-s 2.5", **HEARTBEATS)
     pod = deployment.pod()
     await pod.open()
+    async with ReadTimeoutProxy(pod.url, SCALE) as proxy:
+        lines = await client(proxy.url, deployment).stream("hi")
+        assert len(comments(lines)) >= 2
+        assert lines[-1] == DONE
+
+
+async def test_heartbeats_carry_a_stream_through_the_wake_of_a_sleeping_engine(
+    serve: Serve, tmp_path: Path
+) -> None:
+    sleepy = {"IDLE_ACTION": "unload", "IDLE_TIMEOUT": "0.3", "EXTRA_ARGS": "--load-s 2"}
+    deployment, pod = await ready(serve, tmp_path, **HEARTBEATS, **sleepy)
+    await asyncio.to_thread(pod.service.wait_for, "engine sleeping")
     async with ReadTimeoutProxy(pod.url, SCALE) as proxy:
         lines = await client(proxy.url, deployment).stream("hi")
         assert len(comments(lines)) >= 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 from pathlib import Path
 
@@ -176,6 +177,15 @@ async def test_polls_of_health_alone_never_keep_a_worker_up(serve: Serve, tmp_pa
         assert await idle_s(pod) > 0.4  # twenty polls, 25 ms apart
         await balancer.journal.has(f"end {worker.id}")
         assert (worker.exit_code, worker.killed) == (0, False)
+
+
+async def test_our_own_idle_clock_does_not_count_polls_either(serve: Serve, tmp_path: Path) -> None:
+    deployment = endpoint(serve, tmp_path, IDLE_ACTION="exit", IDLE_TIMEOUT="1")
+    async with balance(deployment, poll_s=0.25) as balancer:
+        assert (await client(balancer, deployment.key).chat()).status_code == 200
+        _, pod = only(balancer)
+        async with asyncio.timeout(10):
+            assert await pod.ended() == 0
 
 
 async def test_stream_is_a_request_in_flight_until_its_end(serve: Serve, tmp_path: Path) -> None:
