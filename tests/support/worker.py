@@ -102,6 +102,7 @@ async def running_worker(folder: Path, env: Mapping[str, str]) -> AsyncIterator[
         folder: DATA_DIR, and where its temporary files go.
         env: The platform's variables, and settings.
     """
+    folder.mkdir(exist_ok=True)
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "gateway", "runpod-worker"),
         cwd=ROOT,
