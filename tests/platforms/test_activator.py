@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from tests.conftest import Serve
 from tests.fakes.activator import Activator
 from tests.support.aio import DONE, AsyncCaller, contents
+from tests.support.engine_stats import engine_stats
 from tests.support.pods import Deployment
 
 SCALE = 1 / 100
@@ -90,3 +92,17 @@ async def test_without_a_heartbeat_the_same_response_starts_too_late(
     deployment = Deployment(serve, tmp_path, HEARTBEAT_AFTER="60")
     async with in_front_of(deployment, response_start_s=75) as activator:
         assert (await client(activator, deployment).chat(LATE, stream=True)).status_code == 504
+
+
+async def test_stream_that_is_cut_at_the_total_deadline_gives_its_slot_back(
+    serve: Serve, tmp_path: Path
+) -> None:
+    deployment = Deployment(serve, tmp_path)
+    async with in_front_of(deployment, total_s=60) as activator:
+        endless = "mock: tokens=100000 delay_ms=10"
+        got = await client(activator, deployment).broken_stream(endless, max_tokens=4000)
+        assert contents(got) > 0
+        assert DONE not in got
+        assert activator.journal == ["start", "ready", "cut 504"]
+        stats = await asyncio.to_thread(engine_stats, deployment.pods[0].service, active=0)
+        assert stats["active"] == 0

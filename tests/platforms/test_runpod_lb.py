@@ -132,6 +132,21 @@ async def test_body_beyond_our_limit_is_refused_here_and_one_beyond_30_mb_by_the
         assert (theirs.status_code, theirs.json()) == (413, {"error": "body too large"})
 
 
+@pytest.mark.parametrize(("limit_s", "status"), [("1", 504), ("60", 524)])
+async def test_our_time_limit_is_told_as_json_when_it_is_shorter_than_the_platforms(
+    serve: Serve, tmp_path: Path, limit_s: str, status: int
+) -> None:
+    deployment = endpoint(serve, tmp_path, REQUEST_TIMEOUT=limit_s)
+    async with balance(deployment, scale=1 / 110, poll_s=5.0) as balancer:  # 5.5 min are 3 s
+        worker = balancer.start_worker()
+        await balancer.journal.until(lambda: worker.healthy)
+        reply = await client(balancer, deployment.key).chat("mock: hang_head")
+        assert reply.status_code == status
+        ours = {504: "engine_timeout"}.get(status)
+        error = reply.json()["error"]
+        assert error == "timeout" if ours is None else error["code"] == ours
+
+
 async def test_worker_killed_at_once_leaves_no_engine_behind(serve: Serve, tmp_path: Path) -> None:
     deployment = endpoint(serve, tmp_path)
     async with balance(deployment, grace_s=0.0) as balancer:
@@ -144,7 +159,7 @@ async def test_worker_killed_at_once_leaves_no_engine_behind(serve: Serve, tmp_p
                 await balancer.journal.has(f"end {worker.id}")
             assert worker.killed
             assert worker.exit_code == -signal.SIGKILL
-            with pytest.raises(httpx.RemoteProtocolError):
+            with pytest.raises(httpx.TransportError):
                 _ = [line async for line in lines]
 
 

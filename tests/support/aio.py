@@ -50,6 +50,17 @@ class AsyncCaller:
             assert reply.status_code == 200, await reply.aread()
             return [line async for line in lines]
 
+    async def broken_stream(self, text: str, **fields: Any) -> list[str]:
+        """The lines of a stream that must break off."""
+        got: list[str] = []
+        try:
+            async with self.streaming(text, **fields) as (_, lines):
+                async for line in lines:
+                    got.append(line)  # noqa: PERF401 - what came before the end is wanted
+        except httpx.TransportError:
+            return got
+        raise AssertionError(f"the stream ended cleanly: {got[-3:]}")
+
 
 def _body(text: str, fields: dict[str, Any]) -> dict[str, Any]:
     return {"messages": [{"role": "user", "content": text}], "max_tokens": 2, **fields}
