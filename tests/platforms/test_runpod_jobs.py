@@ -191,7 +191,7 @@ def envs(**environ: str) -> tuple[dict[str, str], dict[str, str]]:
     """What the gateway gets, and what the SDK gets."""
     loaded = load(environ, is_dir=lambda path: False)
     own = gateway_env(
-        environ, ENDPOINT, loaded.settings, {"ctx": "99", "port": None}, loaded.chosen
+        environ, ENDPOINT, loaded.settings, {"ctx": "4096", "port": None}, loaded.chosen
     )
     return own, sdk_env(environ, ENDPOINT, 3)
 
