@@ -15,11 +15,11 @@ import logging
 import os
 import shutil
 import subprocess
-import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
@@ -37,6 +37,9 @@ from backend.supply.build_steps import TAIL_LINES, StepRunner
 from backend.supply.pinned import ENGINE_SOURCE, fetch_pinned
 from backend.supply.progress import Progress
 from backend.supply.toolchain import Tools, find_tools, look_at_host
+
+if TYPE_CHECKING:
+    import tarfile
 
 __all__ = ["ENGINE_NAME", "BuildJob", "build_engine", "cached_engine", "unpack_llama_cpp"]
 
@@ -186,6 +189,8 @@ def unpack_llama_cpp(archive: Path, tree: Path) -> None:
         BuildFailed: There is none in it.
     """
     prefix = PurePosixPath(ENGINE_SOURCE.file_name.removesuffix(".tar.gz"), "vendor", "llama.cpp")
+    import tarfile  # every start looks for an engine here; few unpack one
+
     with tarfile.open(archive) as tar:
         tar.extractall(tree, members=_wanted(tar, prefix), filter="data")
     if not (tree / "CMakeLists.txt").is_file():
