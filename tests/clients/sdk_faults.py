@@ -44,7 +44,7 @@ def _text(choice: Any) -> str:
 def engine_that_dies_in_mid_stream_raises(target: Target) -> Any:
     create = target.client().chat.completions.create
     stream = create(model=target.model, messages=user("mock: tokens=9 crash_after=3"), stream=True)
-    text, error = broken(stream, "engine_crashed")
+    text, error = broken(stream, "engine_restarted")
     assert len(text.split()) == 3, text
     after = create(model=target.model, messages=user("mock: tokens=2"), max_tokens=5)
     assert after.choices[0].finish_reason == "stop"
@@ -57,7 +57,7 @@ def completion_that_dies_in_mid_stream_raises(target: Target) -> Any:
     stream = create(
         model=target.model, prompt="mock: tokens=9 crash_after=3", stream=True, max_tokens=20
     )
-    text, error = broken(stream, "engine_crashed")
+    text, error = broken(stream, "engine_restarted")
     assert len(text.split()) == 3, text
     return error
 

@@ -1,0 +1,74 @@
+"""Who may have killed the engine, and who did."""
+
+from gateway.engine.suspects import Suspects, digest_of
+
+BODY = digest_of("/v1/chat/completions", b'{"messages": []}')
+OTHER = digest_of("/v1/chat/completions", b'{"messages": [1]}')
+
+
+def test_the_same_text_is_the_same_request_and_another_path_is_not() -> None:
+    assert digest_of("/v1/completions", b"x") == digest_of("/v1/completions", b"x")
+    assert digest_of("/v1/completions", b"x") != digest_of("/v1/embeddings", b"x")
+    assert digest_of("/v1/completions", b"x") != digest_of("/v1/completions", b"y")
+
+
+def test_nothing_is_looked_up_while_nobody_is_accused() -> None:
+    suspects = Suspects()
+    assert not suspects
+    suspects.accuse(BODY, 0.0)
+    assert suspects
+
+
+def test_accused_is_a_suspect_until_it_is_cleared_or_forgotten() -> None:
+    suspects = Suspects(remember_s=600.0)
+    suspects.accuse(BODY, 0.0)
+    assert suspects.is_accused(BODY, 599.0)
+    assert not suspects.is_accused(OTHER, 1.0)
+    suspects.clear(BODY)
+    assert not suspects.is_accused(BODY, 1.0)
+    suspects.accuse(BODY, 10.0)
+    assert not suspects.is_accused(BODY, 610.0)
+    assert not suspects
+
+
+def test_convicted_is_refused_for_ten_minutes_and_no_suspect_any_more() -> None:
+    suspects = Suspects()
+    suspects.accuse(BODY, 0.0)
+    assert not suspects.convict(BODY, "anna", 5.0)
+    assert suspects.quarantined_s(BODY, 5.0) == 600.0
+    assert suspects.quarantined_s(BODY, 604.0) == 1.0
+    assert suspects.quarantined_s(BODY, 605.0) == 0.0
+    assert not suspects.is_accused(BODY, 6.0)
+    assert suspects.quarantined_s(OTHER, 6.0) == 0.0
+
+
+def test_second_conviction_within_ten_minutes_suspends_the_key_alone() -> None:
+    suspects = Suspects()
+    assert not suspects.convict(BODY, "anna", 0.0)
+    assert not suspects.convict(b"theirs", "bert", 1.0)
+    assert suspects.convict(OTHER, "anna", 599.0)
+    assert suspects.suspended_s("anna", 600.0) == 599.0
+    assert suspects.suspended_s("bert", 600.0) == 0.0
+    assert suspects.suspended_s("anna", 1199.0) == 0.0
+
+
+def test_convictions_far_apart_suspend_nobody() -> None:
+    suspects = Suspects()
+    assert not suspects.convict(BODY, "anna", 0.0)
+    assert not suspects.convict(OTHER, "anna", 600.0)
+
+
+def test_all_callers_under_one_name_are_never_suspended() -> None:
+    suspects = Suspects(suspends_keys=False)
+    assert not any(suspects.convict(bytes([n]), "everybody", float(n)) for n in range(5))
+    assert suspects.suspended_s("everybody", 5.0) == 0.0
+
+
+def test_memory_is_bounded_and_forgets_the_oldest() -> None:
+    suspects = Suspects()
+    digests = [n.to_bytes(2, "big") for n in range(3000)]
+    for n, digest in enumerate(digests):
+        suspects.accuse(digest, n / 1000)
+    assert not suspects.is_accused(digests[0], 3.0)
+    assert suspects.is_accused(digests[-1], 3.0)
+    assert repr(suspects) == "<Suspects 1024 accused, 0 convicted>"
