@@ -175,6 +175,7 @@ async def test_sigterm_finishes_what_runs_and_what_still_comes(tmp_path: Path) -
         # A question for jobs that has just been asked brings one more after the signal.
         asked = len(platform.asked_for)
         await platform.until(lambda: len(platform.asked_for) > asked)
+        assert len(list(worker.temporary.glob("llama-gateway-worker-*"))) == 1
         worker.signal()
         await worker.said("SIGTERM")
         late = await platform.submit(chat("mock: say=late"))
@@ -183,7 +184,7 @@ async def test_sigterm_finishes_what_runs_and_what_still_comes(tmp_path: Path) -
         assert events(running)[-1] == "[DONE]"
         assert late.status == "COMPLETED"
         assert worker.survivors() == []
-        assert list(tmp_path.glob("llama-gateway-worker-*")) == []
+        assert list(worker.temporary.glob("llama-gateway-worker-*")) == []
 
 
 async def test_jobs_that_outlast_the_drain_are_told_so(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,14 +16,16 @@ import psutil
 
 ROOT = Path(__file__).parents[2]
 SDK = ROOT / ".venvs" / "runpod"  # made by `make test`
-_KEPT = ("PATH", "HOME", "LANG", "TMPDIR", "XDG_CACHE_HOME")
+_KEPT = ("PATH", "HOME", "LANG", "XDG_CACHE_HOME")
 
 
 class Worker:
     """A worker that runs, and what it has written."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, temporary: Path) -> None:
         self._process = process
+        self.temporary = temporary
+        """Where all of them put their temporary files."""
         self.lines: list[str] = []
         self._news = asyncio.Condition()
         self.family: dict[str, psutil.Process] = {}
@@ -99,10 +102,12 @@ async def running_worker(folder: Path, env: Mapping[str, str]) -> AsyncIterator[
     A worker on the mock engine with two slots.
 
     Args:
-        folder: DATA_DIR, and where its temporary files go.
+        folder: DATA_DIR; made if missing.
         env: The platform's variables, and settings.
     """
     folder.mkdir(exist_ok=True)
+    # Short, for the engine's socket lies in it too.
+    temporary = tempfile.TemporaryDirectory(prefix="lg-")
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "gateway", "runpod-worker"),
         cwd=ROOT,
@@ -111,6 +116,7 @@ async def running_worker(folder: Path, env: Mapping[str, str]) -> AsyncIterator[
             "PYTHONUNBUFFERED": "1",
             "PYTHONPATH": str(SDK),
             "DATA_DIR": str(folder),
+            "TMPDIR": temporary.name,
             "USE_MOCK_MODEL": "true",
             "PARALLEL": "2",
             "DRAIN_TIMEOUT": "10",
@@ -121,13 +127,14 @@ async def running_worker(folder: Path, env: Mapping[str, str]) -> AsyncIterator[
         stderr=asyncio.subprocess.STDOUT,
         start_new_session=True,
     )
-    worker = Worker(process)
+    worker = Worker(process, Path(temporary.name))
     reading = asyncio.get_running_loop().create_task(worker.read())
     try:
         yield worker
     finally:
         await worker.kill()
         reading.cancel()
+        temporary.cleanup()
 
 
 def _lives(process: psutil.Process) -> bool:
