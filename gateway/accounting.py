@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from gateway.call import Call
 from gateway.queue.admission import Lease
+from gateway.stream.continuation import Continuation
 from gateway.stream.pump import Pump
 from gateway.stream.sse import Outcome
 from gateway.stream.usage import tokens_of_reply
@@ -20,9 +21,18 @@ def note_wait(call: Call, lease: Lease) -> None:
     call.headers["Server-Timing"] = f"queue;dur={wait_ms:.1f}"
 
 
-def account_stream(call: Call, pump: Pump) -> Outcome:
-    """Write down what the engine reported, or what was seen before it broke off."""
-    outcome = pump.outcome()
+def account_stream(call: Call, pump: Pump, continuation: Continuation | None = None) -> Outcome:
+    """Write down what the engine reported, or what was seen before it broke off.
+
+    Args:
+        call: The request.
+        pump: What came of its answer.
+        continuation: What another engine had answered before, if it may have.
+    """
+    outcome, earlier = pump.outcome(), 0
+    if continuation is not None and continuation.resumed:
+        earlier = 0 if outcome.prompt_tokens else continuation.tokens
+        outcome = continuation.joined(outcome)
     record = call.record
     record.finish_reason = outcome.finish_reason
     left = not pump.over.done()  # by the client, or with its key; the engine did nothing wrong
@@ -31,7 +41,7 @@ def account_stream(call: Call, pump: Pump) -> Outcome:
     record.cached_tokens = outcome.cached_tokens or 0
     reported = outcome.completion_tokens
     if reported is None or not pump.events.done:  # or not for all of the answers
-        reported = max(reported or 0, pump.events.tokens)
+        reported = max(reported or 0, pump.events.tokens + earlier)
     record.completion_tokens = reported
     _settle(call)
     return outcome

@@ -26,6 +26,7 @@ class Call:
     __slots__ = (
         "_killed",
         "_task",
+        "continue_stream",
         "headers",
         "patience",
         "principal",
@@ -46,6 +47,8 @@ class Call:
         self.principal: Principal | None = None
         self.patience = Patience()
         """How long its client is willing to wait."""
+        self.continue_stream = False
+        """A stream that loses its engine may be continued by the next."""
         self.turn: Turn | None = None
         """Its place in the queue, while it has one."""
         self.prompt_estimate = 0

@@ -72,11 +72,6 @@ class Loaded:
     profile: str | None = None
     warnings: tuple[str, ...] = field(default=())
 
-    @property
-    def not_enforced_yet(self) -> tuple[str, ...]:
-        """Settings that somebody set and that have no effect yet, as environment names."""
-        return tuple(n.upper() for n in SPECS if n in self.chosen and not SPECS[n].enforced)
-
 
 def environment() -> Mapping[str, str]:
     """A copy of the process's environment, for rooms that are handed one."""

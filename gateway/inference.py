@@ -22,6 +22,7 @@ from gateway.front.body import BodyBudget, BodyClaim, BodyRules, check_body_head
 from gateway.off_loop import off_loop_if_large
 from gateway.queue.admission import Admission, Wish
 from gateway.relay import Relay
+from gateway.request.continuing import wants_continuation
 from gateway.request.jsonbody import parse
 from gateway.request.patience import patience_of
 from gateway.spending import Replan, Spending
@@ -74,8 +75,11 @@ class Inference:
         self.spending.glance(call)
         self._refuse_suspended(call)
         call.patience = patience_of(call.request.headers)
-        check_body_headers(call.request, self.rules.limit_bytes)
         assert call.principal is not None
+        call.continue_stream = wants_continuation(
+            call.request.headers, key_says=call.principal.continue_streams
+        )
+        check_body_headers(call.request, self.rules.limit_bytes)
         with self.budget.claim(call.principal.key_id) as claim:
             fields = await self._read(call, claim)
             streamed = dialect.assembler is not None and fields.get("stream") is True

@@ -36,6 +36,7 @@ from backend import (
     EngineCommand,
     EngineSnapshot,
     EngineState,
+    Failure,
     Supervisor,
 )
 from gateway.access.keywatch import KeyWatch
@@ -113,6 +114,8 @@ class Parts:
     """Makes what watches for a time without work; it is handed the way to end the service."""
     announce: Callable[[], None]
     """Tells the person at the terminal that the service is ready; called once."""
+    report_fatal: Callable[[str], None]
+    """Tells, in one word, whoever waits for the service that it will not serve any more."""
 
 
 class Lifecycle:
@@ -185,10 +188,10 @@ class Lifecycle:
             await self._supervisor.start()
         except BackendError as exc:
             _log.error("cannot start: %s", exc)
-            self._fail(1)
+            self._fail("cannot_start", 1)
         except Exception:
             _log.exception("cannot start")
-            self._fail(1)
+            self._fail("cannot_start", 1)
         finally:
             parts.status.preparing = False
 
@@ -201,12 +204,14 @@ class Lifecycle:
         elif snapshot.state is EngineState.FAILED:
             for line in snapshot.output_tail:
                 _log.error("the engine's last words: %s", line)
-            self._fail(FAILURE_EXIT_CODES[snapshot.failure] if snapshot.failure else 1)
+            failure = snapshot.failure or Failure.INTERNAL
+            self._fail(failure, FAILURE_EXIT_CODES[failure])
 
-    def _fail(self, exit_code: int) -> None:
+    def _fail(self, reason: str, exit_code: int) -> None:
         """Nothing can be served: leave, so that the platform replaces this box."""
         self._parts.status.failed = True
         self._parts.admission.close("engine_unavailable", retry_after_s=30.0)
+        self._parts.report_fatal(reason)
         self._exit_code = exit_code
         self._stop.set()
 
@@ -283,13 +288,17 @@ class Lifecycle:
         self._parts.link.hang_up()
         if self._supervisor is None:
             return
-        stopping = asyncio.ensure_future(self._supervisor.stop())
+        await self._end_supervision(self._supervisor)
+        self._parts.link.close()
+
+    async def _end_supervision(self, supervisor: Supervisor) -> None:
+        stopping = asyncio.ensure_future(supervisor.stop())
         forced = asyncio.ensure_future(self._force.wait())
         await asyncio.wait((stopping, forced), return_when=asyncio.FIRST_COMPLETED)
         forced.cancel()
         if not stopping.done():
             await asyncio.wait((stopping,), timeout=_FORCED_STOP_S)
-            self._supervisor.kill()
+            supervisor.kill()
         await stopping
 
 

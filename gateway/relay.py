@@ -30,9 +30,11 @@ from gateway.dialects import Dialect, EngineCall
 from gateway.dispatch import Deadline, Dispatch, EngineDoor
 from gateway.engine.failures import from_backend
 from gateway.errors import ApiError
+from gateway.off_loop import off_loop_if_large
 from gateway.queue.admission import Admission, Lease
 from gateway.queue.turns import Signs
 from gateway.replay import Replay
+from gateway.stream.continuation import Continuation, continuable
 from gateway.stream.pump import Pump
 from gateway.stream.reply import StreamReply
 from gateway.stream.sse import EventStream, Outcome
@@ -72,6 +74,7 @@ class Relay:
         dispatch: Lets calls in and sends them.
         replay: Tries them again where that is right.
         on_first: Told, with the first event of each answer, when its request came.
+        on_continued: Told of each stream that another engine goes on with.
     """
 
     def __init__(
@@ -84,6 +87,7 @@ class Relay:
         dispatch: Dispatch,
         replay: Replay,
         on_first: Callable[[float], None],
+        on_continued: Callable[[], None],
     ) -> None:
         self._engine = engine
         self._admission = admission
@@ -92,6 +96,7 @@ class Relay:
         self._dispatch = dispatch
         self._replay = replay
         self._on_first = on_first
+        self._on_continued = on_continued
 
     async def serve(
         self, call: Call, dialect: Dialect, planner: Planner, *, streamed: bool
@@ -220,19 +225,48 @@ class Relay:
         deadline = Deadline(self._settings.queue_wait_s, call.patience.wait_s(streamed=True))
         plan = await planner(deadline.wait_s())
 
+        continuation = await self._continuation(call, plan)
+
         async def attempt(plan: EngineCall, lease: Lease) -> None:
             try:
-                await self._relay(call, plan, reply, watch, lease)
+                await self._relay(call, plan, reply, watch, lease, continuation)
             finally:
                 watch.recalled()
 
         def revive(plan: EngineCall) -> EngineCall | None:
-            return None if reply.answering else plan
+            if not reply.answering:
+                return plan
+            return None if continuation is None else self._go_on(reply, continuation)
 
         await self._replay.run(call, plan, deadline, attempt, revive)
 
+    async def _continuation(self, call: Call, plan: EngineCall) -> Continuation | None:
+        """What can continue the answer of another engine, where that is wished for and possible."""
+        if not call.continue_stream:
+            return None
+        possible = await off_loop_if_large(len(plan.body), lambda: continuable(plan))
+        return Continuation(plan) if possible else None
+
+    def _go_on(self, reply: StreamReply, continuation: Continuation) -> EngineCall | None:
+        """The call that makes the rest of a begun answer; None when there is none to make."""
+        if not continuation.possible:
+            return None
+        ending = continuation.ending()
+        if ending is not None:
+            reply.write(ending)
+            reply.complete = True
+            return None
+        self._on_continued()
+        return continuation.resume()
+
     async def _relay(
-        self, call: Call, plan: EngineCall, reply: StreamReply, watch: StreamWatch, lease: Lease
+        self,
+        call: Call,
+        plan: EngineCall,
+        reply: StreamReply,
+        watch: StreamWatch,
+        lease: Lease,
+        continuation: Continuation | None,
     ) -> None:
         pump = self._pump(call, plan, lease)
         watch.dispatched(pump)
@@ -245,7 +279,10 @@ class Relay:
                 reply.answering = True
                 await reply.commit(_backpressure(exchange, pump))
                 call.record.ttft_s = watch.since_start()
-                pump.release_to(reply.write)
+                out: Callable[[bytes], None] = reply.write
+                if continuation is not None:
+                    out = continuation.through(out, pump.events)
+                pump.release_to(out)
             error = await pump.over
             if error is not None:
                 raise error
@@ -255,7 +292,7 @@ class Relay:
         finally:
             exchange.abort()
             reply.mid_event, reply.complete = pump.events.mid_event, pump.events.done
-            self._close_books(call, pump, lease)
+            self._close_books(call, pump, lease, continuation)
 
     # -- both
 
@@ -272,9 +309,11 @@ class Relay:
         )
         return pump
 
-    def _close_books(self, call: Call, pump: Pump, lease: Lease) -> Outcome:
+    def _close_books(
+        self, call: Call, pump: Pump, lease: Lease, continuation: Continuation | None = None
+    ) -> Outcome:
         pump.stop()
-        outcome = account_stream(call, pump)
+        outcome = account_stream(call, pump, continuation)
         events = pump.events
         lease.abandoned = not (events.done or events.error is not None)
         if events.done:

@@ -24,12 +24,14 @@ from gateway.access.keywatch import KeyWatch
 from gateway.access.throttle import WrongKeyThrottle
 from gateway.app import App
 from gateway.call import Call
+from gateway.clocks import Clocks, ExpiryClock
 from gateway.dispatch import Dispatch
 from gateway.endpoints import Endpoints
 from gateway.engine.counter import PromptCounter
 from gateway.engine.link import EngineLink
 from gateway.engine.slots import SlotWatch
 from gateway.engine.suspects import Suspects
+from gateway.engine.warm_slots import WarmSlots
 from gateway.engine.watchdog import Watchdog
 from gateway.foundation import CLOCKS, Foundation, verdict_options
 from gateway.front.body import BodyBudget
@@ -59,6 +61,7 @@ from gateway.wiring import (
     default_limits,
     drain_settings,
     field_policy,
+    keeps_prompts,
     model_alias,
     relay_settings,
     served_model,
@@ -83,6 +86,7 @@ def compose(
     foundation: Foundation,
     *,
     announce: Callable[[], None],
+    report_fatal: Callable[[str], None],
 ) -> Parts:
     """Make every part of the service; the public port is open afterwards.
 
@@ -102,12 +106,15 @@ def compose(
     tasks = Tasks()
     calls: set[Call] = set()
     store = _key_store(settings)
-    watch = _key_watch(store, calls, foundation) if store is not None else None
-    link = _engine_link(settings, foundation, tasks)
+    expiry = ExpiryClock(CLOCKS.wall)
+    watch = _key_watch(store, calls, foundation, expiry) if store is not None else None
+    slot_dir = run_dir.make_slot_dir() if keeps_prompts(settings) else None
+    link = _engine_link(settings, foundation, tasks, WarmSlots(slot_dir))
     ledger = Ledger(default_limits(settings))
     keeper = LedgerKeeper(ledger, Journal(settings.data_dir / _JOURNAL), CLOCKS)
     keeper.restore()
-    SlotWatch(foundation.admission, lambda: link.client, tasks, on_leak=_on_leak(link, metrics))
+    on_leak = _on_leak(settings, foundation, link)
+    SlotWatch(foundation.admission, lambda: link.client, tasks, on_leak=on_leak)
     link.on_ready = foundation.activity.touch
     metrics.know_busy_keys(
         lambda: {
@@ -118,7 +125,8 @@ def compose(
     spending = _spending(ledger, foundation, link)
     inference = _inference(settings, foundation, spending, link, tasks, watch, starts.first_event)
     endpoints = _endpoints(foundation, ledger, link, watch, verdict_options(settings))
-    app = _app(settings, foundation, inference, endpoints, store, calls)
+    clocks = Clocks(CLOCKS.monotonic, expiry)
+    app = _app(settings, foundation, inference, endpoints, store, calls, clocks)
     listener = open_listener(
         settings.host, settings.port, vanished_after_s=settings.client_stall_timeout
     )
@@ -135,7 +143,9 @@ def compose(
         access_log=foundation.access_log,
         keywatch=watch,
         keeper=keeper,
-        prepare=lambda: prepare_engine(settings, environ, run_dir.address, progress, read_ahead),
+        prepare=lambda: prepare_engine(
+            settings, environ, run_dir.address, progress, read_ahead, slot_dir
+        ),
         starts=starts,
         supervise=lambda command, on_change: Supervisor(
             command,
@@ -150,6 +160,7 @@ def compose(
         watchdog=_watchdog(settings, foundation, link),
         idle_keeper=lambda leave: _idle_keeper(settings, environ, foundation, link, leave),
         announce=announce,
+        report_fatal=report_fatal,
     )
 
 
@@ -167,17 +178,21 @@ def _key_store(settings: Settings) -> KeyStore | None:
     return store
 
 
-def _key_watch(store: KeyStore, calls: set[Call], foundation: Foundation) -> KeyWatch:
+def _key_watch(
+    store: KeyStore, calls: set[Call], foundation: Foundation, expiry: ExpiryClock
+) -> KeyWatch:
     return KeyWatch(
         store,
         calls,
-        wall=CLOCKS.wall,
+        wall=expiry,
         on_failure=foundation.metrics.keys_reload_failed,
         on_problem=foundation.status.keys_are_stale,
     )
 
 
-def _engine_link(settings: Settings, foundation: Foundation, tasks: Tasks) -> EngineLink:
+def _engine_link(
+    settings: Settings, foundation: Foundation, tasks: Tasks, warm: WarmSlots
+) -> EngineLink:
     metrics = foundation.metrics
 
     def on_use(reused: bool) -> None:
@@ -195,6 +210,7 @@ def _engine_link(settings: Settings, foundation: Foundation, tasks: Tasks) -> En
         on_use=on_use,
         tasks=tasks,
         probe=probe_engine,
+        warm=warm,
     )
 
 
@@ -230,6 +246,7 @@ def _inference(
         dispatch=dispatch,
         replay=replay,
         on_first=on_first,
+        on_continued=metrics.continued,
     )
     return Inference(
         relay=relay,
@@ -245,9 +262,13 @@ def _inference(
     )
 
 
-def _on_leak(link: EngineLink, metrics: Metrics) -> Callable[[int], None]:
+def _on_leak(settings: Settings, foundation: Foundation, link: EngineLink) -> Callable[[int], None]:
     def on_leak(slots: int) -> None:
-        metrics.slots_leaked(slots)
+        foundation.metrics.slots_leaked(slots)
+        # At work for nobody, and nobody else is there: it is stuck. Others are not made to pay.
+        if settings.watchdog_seconds and not foundation.admission.in_flight:
+            foundation.metrics.engine_stuck()
+            link.evict(link.generation)
 
     return on_leak
 
@@ -327,6 +348,7 @@ def _app(
     endpoints: Endpoints,
     store: KeyStore | None,
     calls: set[Call],
+    clocks: Clocks,
 ) -> App:
     nobody = Keyring(())
     return App(
@@ -348,7 +370,7 @@ def _app(
         proxies=TrustedProxies(settings.trusted_proxies),
         access_log=foundation.access_log,
         metrics=foundation.metrics,
-        clocks=CLOCKS,
+        clocks=clocks,
         head_block_bytes=settings.max_header_block_size,
         calls=calls,
     )

@@ -43,14 +43,12 @@ def _as_json(loaded: Loaded, names: list[str]) -> str:
         SPECS[name].env: {
             "value": _plain(loaded, name),
             "origin": loaded.origins[name],
-            "enforced": SPECS[name].enforced,
         }
         for name in names
     }
     whole = {
         "profile": loaded.profile,
         "settings": settings,
-        "not_enforced_yet": loaded.not_enforced_yet,
         "warnings": loaded.warnings,
     }
     return json.dumps(whole, indent=2)
@@ -66,12 +64,7 @@ def _as_text(loaded: Loaded, names: list[str]) -> str:
         if inside:
             lines += ["", f"# {title}"]
         lines += [
-            f"{rows[name][0]:{name_width}}  {rows[name][1]:{value_width}}  {_where(loaded, name)}"
+            f"{rows[name][0]:{name_width}}  {rows[name][1]:{value_width}}  {loaded.origins[name]}"
             for name in inside
         ]
     return "\n".join(lines).lstrip("\n")
-
-
-def _where(loaded: Loaded, name: str) -> str:
-    later = name in loaded.chosen and not SPECS[name].enforced
-    return loaded.origins[name] + (" (accepted, no effect yet)" if later else "")

@@ -45,8 +45,6 @@ def examine(loaded: Loaded) -> Iterator[Finding]:
     yield Finding("settings", "ok", _sources(loaded))
     for warning in loaded.warnings:
         yield Finding("settings", "warn", warning)
-    for name in loaded.not_enforced_yet:
-        yield Finding("settings", "warn", f"{name} is accepted and has no effect in this version")
     for name, check in CHECKS.items():
         try:
             yield from check(loaded.settings)

@@ -134,6 +134,7 @@ def _run(
             environment(),
             foundation,
             announce=lambda: announce(parts.listener.getsockname()[1]),
+            report_fatal=readiness.fatal,
         )
         # What the start has made stays. Looking it all through again with every full collection
         # holds up all streams, by some 40 ms every few seconds of heavy load.
@@ -177,8 +178,6 @@ def _first_key(settings: Settings) -> str | None:
 def _say_what_is_odd(loaded: Loaded) -> None:
     for warning in loaded.warnings:
         _log.warning("%s", warning)
-    for name in loaded.not_enforced_yet:
-        _log.warning("%s is accepted but has no effect in this version", name)
     if not loaded.settings.auth_enabled:
         _remind_of_open_door()
 

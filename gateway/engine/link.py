@@ -23,6 +23,7 @@ from backend import (
     ProbeReady,
 )
 from gateway.dialects.base import ModelFacts
+from gateway.engine.warm_slots import WarmSlots
 from gateway.queue.admission import Admission
 from gateway.status import ServiceStatus
 from gateway.tasks import Tasks
@@ -87,6 +88,7 @@ class EngineLink:
         on_use: Told for each request whether its connection was used before.
         tasks: Holder of the inquiry after a broken connection.
         probe: Asks an engine once whether it is ready.
+        warm: Keeps processed prompts over an unload.
     """
 
     def __init__(
@@ -100,6 +102,7 @@ class EngineLink:
         on_use: Callable[[bool], None],
         tasks: Tasks,
         probe: Probe,
+        warm: WarmSlots,
     ) -> None:
         self._model = model
         self._admission = admission
@@ -109,6 +112,8 @@ class EngineLink:
         self._on_use = on_use
         self._tasks = tasks
         self._probe = probe
+        self._warm = warm
+        self._saving: asyncio.Task[int] | None = None
         self._inquiry: asyncio.Task[None] | None = None
         self._target: tuple[Address, str] | None = None
         self._doubtful = False
@@ -172,15 +177,42 @@ class EngineLink:
         if control is None or client is None or self.serving is None or self._admission.taken:
             return False
         self._admission.set_capacity(0)
-        if self._admission.queued:
-            self._admission.set_capacity(self.slots)
+        if not await self._save_slots(client):
+            self._warm.discard()
+            if self.serving is not None and not self._doubtful:
+                self._admission.set_capacity(self.slots)
             return False
         self.hang_up()
         control.unload()
         return True
 
+    async def _save_slots(self, client: EngineClient) -> bool:
+        """Keep what its slots hold; False when the engine is wanted, or gone, before it is done."""
+        pid = self._status.engine.pid
+        if pid is None:
+            return False
+        self._saving = self._tasks.spawn(self._warm.save(client, pid), "save-slots")
+        try:
+            await asyncio.wait((self._saving,))
+            wanted = self._saving.cancelled() or bool(self._admission.queued)
+        finally:
+            self._saving = None
+        return not wanted and self.serving is not None
+
+    async def _restore_slots(self, client: EngineClient, generation: int) -> None:
+        """Give the engine back what its slots held, and open the door."""
+        await self._warm.restore(client)
+        if self.serving == generation and not self._doubtful:
+            self._admission.set_capacity(self.slots)
+
+    def close(self) -> None:
+        """The engine is gone for good: leave no files behind."""
+        self._warm.close()
+
     def _wanted(self) -> None:
         """Somebody waits for an engine."""
+        if self._saving is not None:
+            self._saving.cancel()
         if self._control is not None and self._status.engine.state is EngineState.SLEEPING:
             self._control.wake()
 
@@ -197,19 +229,17 @@ class EngineLink:
             self._open(snapshot)
         else:
             self._shut(snapshot)
-        if before.waking and snapshot.state is EngineState.SLEEPING:
-            # It could not be woken: those who wait are told, the next one tries again.
+        failed_to_wake = before.waking and not snapshot.waking
+        if failed_to_wake and snapshot.state is EngineState.SLEEPING:
+            # Those who wait are told; the next one tries again.
             self._admission.dismiss("engine_unavailable", retry_after_s=_WAKE_AGAIN_S)
         self._tell_those_who_ask()
 
     def _note_death(self, before: EngineSnapshot, after: EngineSnapshot) -> None:
-        """Each process ends once; it is gone when it has no pid any more."""
-        generation = after.generation
-        ended = after.pid is None and after.state in _PROCESS_ENDED
-        if not ended or generation in self._deaths or before.generation != generation:
+        if after.deaths == before.deaths:
             return
         cause = (after.last_exit or "unknown").partition(" ")[0]
-        self._deaths[generation] = cause
+        self._deaths[after.generation] = cause
         while len(self._deaths) > _DEATHS_KEPT:
             del self._deaths[next(iter(self._deaths))]
         self._on_exit(cause)
@@ -291,7 +321,10 @@ class EngineLink:
             rerank=self._model.rerank,
         )
         self.on_ready()
-        self._admission.set_capacity(self.slots)
+        if self._warm.saved:
+            self._tasks.spawn(self._restore_slots(self.client, self.generation), "restore-slots")
+        else:
+            self._admission.set_capacity(self.slots)
 
     def _shut(self, snapshot: EngineSnapshot) -> None:
         self._admission.set_capacity(0)

@@ -68,6 +68,11 @@ class WarmSlots:
     def __repr__(self) -> str:
         return f"<WarmSlots {len(self._files)} files in {self._folder}>"
 
+    @property
+    def saved(self) -> int:
+        """Slots that `restore` would read back."""
+        return len(self._files)
+
     async def save(self, client: EngineClient, pid: int) -> int:
         """Write what the engine's slots hold, within `WarmLimits.save_s`.
 

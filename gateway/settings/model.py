@@ -1,9 +1,9 @@
 """PURE: every setting of the service, as one frozen model.
 
 A field's name in lower case is its YAML key, in upper case its environment variable, with dashes
-its flag. Field metadata carries the group, unit, description, whether the value is a secret and
-whether the setting has an effect yet; the reference page, the example file and the flags are made
-from it. Values come in through `gateway.config.load`; nothing else builds them in the service.
+its flag. Field metadata carries the group, unit, description and whether the value is a secret; the
+reference page, the example file and the flags are made from it. Values come in through
+`gateway.config.load`; nothing else builds them in the service.
 
 Defaults here are those of a plain machine. Where a default follows from another setting or from
 the platform, `default_note` says how, and `gateway.settings.defaults` computes it.
@@ -76,7 +76,6 @@ class Spec:
     description: str
     default_note: str | None
     secret: bool
-    enforced: bool
 
     @property
     def env(self) -> str:
@@ -102,13 +101,11 @@ def _set(
     *,
     note: str | None = None,
     secret: bool = False,
-    enforced: bool = True,
 ) -> Any:
     extra: dict[str, Any] = {
         "group": group,
         "default_note": note,
         "secret": secret,
-        "enforced": enforced,
     }
     return Field(default, description=description, repr=not secret, json_schema_extra=extra)
 

@@ -43,9 +43,6 @@ How values are written:
 - switches: `true` or `false`; `yes`, `no`, `on`, `off`, `1`, `0` as well
 - lists: with commas; in YAML also as a list
 - `none` and `auto` where a setting says so
-
-"Not enforced yet" marks settings that are read and checked, and that have no effect in this
-version; the service says so at the start when one of them was set.
 """
 
 _ENV_INTRO = """\
@@ -78,8 +75,6 @@ def _entry(spec: Spec) -> str:
     ]
     if spec.secret:
         lines.append("- Secret: never shown, and there is no flag for it")
-    if not spec.enforced:
-        lines.append("- **Not enforced yet**")
     return "\n".join(lines) + "\n"
 
 

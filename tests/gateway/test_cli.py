@@ -105,7 +105,6 @@ def test_config_speaks_json(run: Run) -> None:
     assert told["settings"]["CORS_ORIGINS"] == {
         "value": ["https://a.example"],
         "origin": "env CORS_ORIGINS",
-        "enforced": True,
     }
     assert told["settings"]["CTX"]["value"] is None
 
@@ -243,7 +242,6 @@ def test_the_slow_parser_is_found(run: Run) -> None:
 
 
 def test_warnings_of_the_settings_are_findings() -> None:
-    loaded = load({"MAX_QUEU_SIZE": "1", "IDLE_ACTION": "unload", "USE_MOCK_MODEL": "1"})
+    loaded = load({"MAX_QUEU_SIZE": "1", "USE_MOCK_MODEL": "1"})
     warned = [f.message for f in examine(loaded) if (f.check, f.level) == ("settings", "warn")]
     assert any("did you mean MAX_QUEUE_SIZE" in message for message in warned)
-    assert any("IDLE_ACTION is accepted" in message for message in warned)

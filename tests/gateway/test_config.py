@@ -486,14 +486,6 @@ def test_settings_that_work_but_may_not_be_meant_are_warned_about(read: Read) ->
     assert mocked == ("MODEL_PATH has no effect: the engine is mock",)
 
 
-def test_settings_without_effect_yet_are_known(read: Read) -> None:
-    waiting = next(spec for spec in SPECS.values() if not spec.enforced)
-    written = waiting.kind.write(waiting.default)
-    value = "256" if written == "auto" else written
-    assert read(**{waiting.env: value}).not_enforced_yet == (waiting.env,)
-    assert read(PORT="8000").not_enforced_yet == ()
-
-
 # -- start-up
 
 

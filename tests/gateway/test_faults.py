@@ -125,7 +125,7 @@ def test_engine_killed_while_it_answers_in_one_piece_is_not_noticed(
     (answer,) = answers
     assert answer.usage.completion_tokens == 300
     assert engine_pid(slow_service) != killed
-    assert "replays=1" in slow_service.output
+    until(lambda: "replays=1" in slow_service.output)
 
 
 # -- the gateway

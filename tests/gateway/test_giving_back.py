@@ -226,7 +226,7 @@ def test_key_that_is_revoked_gives_back_what_it_holds_and_where_it_stands(
 
 def test_crash_gives_back_and_those_who_wait_are_served(who: Caller) -> None:
     with ThreadPoolExecutor() as pool:
-        running = pool.submit(who.chat, "mock: tokens=100 delay_ms=10", max_tokens=None)
+        running = pool.submit(who.chat, "mock: tokens=3 prefill_ms=400")
         until(lambda: busyness(who)["in_flight"] == 1)
         waiting = [pool.submit(who.chat, stream=stream) for stream in (True, False)]
         until(lambda: busyness(who)["queued"] == 2)

@@ -29,12 +29,6 @@ def test_the_example_changes_nothing_when_used_as_it_is() -> None:
         assert line == "" or line.startswith("#")
 
 
-def test_settings_without_effect_yet_are_marked() -> None:
-    page = reference_page()
-    marked = page.count("**Not enforced yet**")
-    assert marked == sum(not spec.enforced for spec in SPECS.values())
-
-
 def test_pages_are_written_where_they_are_asked_for(tmp_path: Path) -> None:
     (tmp_path / "docs").mkdir()
     main(tmp_path)
