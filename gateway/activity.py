@@ -23,6 +23,8 @@ class Activity:
         self._clock = clock
         self._working = 0
         self._quiet_since_s = clock()
+        self.changes = 0
+        """Grows with each request and each `touch`: the same number twice means that nothing was."""
 
     def __repr__(self) -> str:
         return f"<Activity {self._working} requests>"
@@ -39,12 +41,14 @@ class Activity:
 
     def touch(self) -> None:
         """Start anew: the engine has just become ready."""
+        self.changes += 1
         self._quiet_since_s = self._clock()
 
     @contextmanager
     def working(self) -> Iterator[None]:
         """A request is being served while the block lasts."""
         self._working += 1
+        self.changes += 1
         try:
             yield
         finally:

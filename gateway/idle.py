@@ -14,10 +14,12 @@ _log = logging.getLogger(__name__)
 
 _LEAST_SLEEP_S = 0.05
 _TRY_AGAIN_S = 30.0
+_DO_AGAIN_S = 600.0
+"""What was carried out and has changed nothing for so long has not helped."""
 
 
 class IdleKeeper:
-    """Carries the action out when there has been no work for long enough.
+    """Carries the action out when there has been no work for long enough, once each time.
 
     Args:
         timeout_s: Seconds without work.
@@ -41,16 +43,22 @@ class IdleKeeper:
         self._serving = serving
         self._act = act
         self._name = name
+        self._done: tuple[int, float] | None = None
+        """After how much work it was carried out last, and when."""
 
     def __repr__(self) -> str:
         return f"<IdleKeeper {self._name} after {self._timeout_s:g} s>"
 
     async def run(self) -> None:
         """Watch until cancelled."""
+        time = asyncio.get_running_loop().time
         while True:
             await self._quiet()
             _log.info("idle for %.0f s: %s", self._activity.idle_s, self._name)
-            if not await self._act():
+            changes = self._activity.changes
+            if await self._act():
+                self._done = (changes, time())
+            else:
                 _log.info("not now: %s", self._name)
             # Whatever came of it is not tried again at once; never longer than it takes to be idle.
             await asyncio.sleep(min(_TRY_AGAIN_S, self._timeout_s))
@@ -60,7 +68,15 @@ class IdleKeeper:
         while True:
             left_s = self._timeout_s - self._activity.idle_s
             if left_s <= 0:
-                if self._serving():
+                if self._serving() and not self._is_done():
                     return
                 left_s = self._timeout_s
             await asyncio.sleep(max(left_s, _LEAST_SLEEP_S))
+
+    def _is_done(self) -> bool:
+        """Whether it was carried out for this very quiet already."""
+        if self._done is None:
+            return False
+        changes, at_s = self._done
+        now = asyncio.get_running_loop().time()
+        return changes == self._activity.changes and now - at_s < _DO_AGAIN_S
