@@ -89,7 +89,12 @@ class Child:
 def _spawn(command: EngineCommand) -> tuple["subprocess.Popen[bytes]", int, int]:
     """Start the launcher; give the process, the output's read end and the lifeline's write end."""
     lifeline_read, lifeline_write = os.pipe()
-    output_read, output_write = os.pipe()
+    try:
+        output_read, output_write = os.pipe()
+    except OSError:
+        os.close(lifeline_read)
+        os.close(lifeline_write)
+        raise
     try:
         process = subprocess.Popen(
             _launch_argv(command, lifeline_read),

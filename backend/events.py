@@ -44,11 +44,18 @@ class Spawned:
 
 @dataclass(frozen=True, slots=True)
 class SpawnFailed:
-    """The process could not be made. *roll* is a random number in [0, 1) for the jitter."""
+    """
+    The process could not be made.
+
+    Attributes:
+        roll: Random number in [0, 1) for the jitter.
+        shortage: For want of something that comes back (descriptors, memory, processes).
+    """
 
     generation: int
     report: ExitReport
     roll: float
+    shortage: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,8 @@ _SHOWN_AS = {
     Phase.UNLOADING: EngineState.SLEEPING,
 }
 
+MAY_BE_SHORT = frozenset({Phase.BACKOFF, Phase.STARTING})
+
 MAY_WAKE = frozenset(
     {Phase.UNLOADING, Phase.BACKOFF, Phase.STARTING, Phase.LOADING, Phase.EVICTING}
 )
@@ -51,6 +53,8 @@ class SupervisorSettings:
         crash_budget: Deaths within *crash_window_s* without a served request that mean FAILED.
         settled_after_s: Undisturbed service after which earlier restarts are forgotten.
         probe_interval_s: Between two probes while loading.
+        shortage_wait_s: Between two tries to make a process, before jitter, while the box has not
+            what one takes.
     """
 
     load_timeout_s: float = 1800.0
@@ -64,6 +68,7 @@ class SupervisorSettings:
     crash_window_s: float = 300.0
     settled_after_s: float = 600.0
     probe_interval_s: float = 0.1
+    shortage_wait_s: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +89,7 @@ class Machine:
         killed: SIGKILL was sent already, in EVICTING, STOPPING and UNLOADING.
         waking: It was asked to wake and is not ready yet; in UNLOADING: it is to start again at
             once. Never in a phase outside `MAY_WAKE`.
+        short: The last try to make a process met a shortage, in BACKOFF and STARTING.
         not_before_s: After a wake that failed: when the next may start a process, in SLEEPING.
         known_props: What the last process that was ready said about itself.
     """
@@ -107,6 +113,7 @@ class Machine:
     evicted_for: ExitCause | None = None
     killed: bool = False
     waking: bool = False
+    short: bool = False
     not_before_s: float | None = None
     known_props: EngineProps | None = None
 

@@ -48,6 +48,10 @@ def backoff_s(settings: SupervisorSettings, streak: int, roll: float) -> float:
         return 0.0
     # The exponent is bounded as well: 2**1100 does not fit a float.
     wait_s = min(settings.backoff_first_s * 2.0 ** min(streak - 2, 60), settings.backoff_cap_s)
+    return _jittered_s(settings, wait_s, roll)
+
+
+def _jittered_s(settings: SupervisorSettings, wait_s: float, roll: float) -> float:
     return wait_s * (1.0 + settings.jitter * (2.0 * roll - 1.0))
 
 
@@ -63,8 +67,9 @@ def start(machine: Machine, event: Event, now: float) -> Step:
 
 
 def restart(machine: Machine, event: Event, now: float) -> Step:
-    if machine.waking:
-        return _spawn(machine)  # somebody asked for it; a restart is what nobody asked for
+    if machine.waking or machine.short:
+        # Somebody asked for it, which is no restart; or it was counted at the first try.
+        return _spawn(machine)
     return _spawn(replace(machine, restarts=machine.restarts + 1))
 
 
@@ -206,6 +211,15 @@ def gone_at_last(machine: Machine, event: Exited, now: float) -> Step:
     return _gone(machine, event.report), (Tidy(),)
 
 
+def not_spawned(machine: Machine, event: SpawnFailed, now: float) -> Step:
+    """A shortage is the box's and passes: neither a death nor a reason to forget earlier ones."""
+    if not event.shortage:
+        return after_death(machine, event, now)
+    wait_s = _jittered_s(machine.settings, machine.settings.shortage_wait_s, event.roll)
+    after = replace(_gone(machine, machine.last_exit), phase=Phase.BACKOFF, alarm_s=now + wait_s)
+    return replace(after, short=True), (Tidy(),)
+
+
 def after_death(machine: Machine, event: Exited | SpawnFailed, now: float) -> Step:
     settings = machine.settings
     recent = tuple(at_s for at_s in machine.deaths if now - at_s < settings.crash_window_s)
@@ -233,7 +247,7 @@ def _reason_to_give_up(machine: Machine) -> Failure | None:
     return None
 
 
-def _gone(machine: Machine, report: ExitReport) -> Machine:
+def _gone(machine: Machine, report: ExitReport | None) -> Machine:
     return replace(
         machine,
         live=None,

@@ -8,8 +8,8 @@ _LOG = logging.getLogger(__name__)
 
 
 def log_change(before: Machine, after: Machine) -> None:
-    """Write at most two lines; none while the phase is the same."""
-    if before.phase is after.phase:
+    """Write at most two lines; none while the phase is the same, and one for a whole shortage."""
+    if before.phase is after.phase or (before.short and after.short):
         return
     if after.phase is Phase.READY:
         _log_ready(before, after)
@@ -17,6 +17,9 @@ def log_change(before: Machine, after: Machine) -> None:
         _LOG.error("engine given up: %s; last exit: %s", after.failure, after.last_exit)
     elif after.phase is Phase.EVICTING:
         _LOG.warning("engine is being ended: %s pid=%s", after.evicted_for, after.pid)
+    elif after.short:
+        wait_s = after.settings.shortage_wait_s
+        _LOG.warning("engine waits for what is short; tried again every %.0f s", wait_s)
     elif after.died > before.died:
         _log_death(after)
     else:

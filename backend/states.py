@@ -18,6 +18,10 @@ Restarts wait 0, 1, 2, 4 ... seconds (bounded, with jitter). The count is forgot
 undisturbed service. Too many deaths within a window without one served request, or two loads that
 ran out of time, end in FAILED: a supervisor that retries for ever hides a broken box from the
 platform that could replace it.
+
+A process that could not be made because the box was out of descriptors, memory or processes is no
+death: nothing is known against the engine, and giving up would help nobody. It is tried again every
+second, for as long as it takes.
 """
 
 from collections.abc import Callable
@@ -40,7 +44,7 @@ from backend.events import (
     WakeAsked,
     WedgeSeen,
 )
-from backend.machine import MAY_WAKE, Machine, Phase, SupervisorSettings, snapshot_of
+from backend.machine import MAY_BE_SHORT, MAY_WAKE, Machine, Phase, SupervisorSettings, snapshot_of
 from backend.rules import Step, backoff_s
 from backend.status import (
     FAILURE_EXIT_CODES,
@@ -105,6 +109,7 @@ def _entered(machine: Machine, now: float) -> Machine:
         machine,
         since_s=now,
         waking=machine.waking and machine.phase in MAY_WAKE,
+        short=machine.short and machine.phase in MAY_BE_SHORT,
         not_before_s=machine.not_before_s if machine.phase is Phase.SLEEPING else None,
     )
 
@@ -119,7 +124,7 @@ TABLE: dict[tuple[Phase, type[Event]], _Rule] = {
     (Phase.STOPPED, WakeAsked): rules.ignore,
     # ---
     (Phase.STARTING, Spawned): rules.spawned,
-    (Phase.STARTING, SpawnFailed): rules.after_death,
+    (Phase.STARTING, SpawnFailed): rules.not_spawned,
     (Phase.STARTING, StopAsked): rules.stop_before_spawn,
     (Phase.STARTING, UnloadAsked): rules.ignore,
     (Phase.STARTING, WakeAsked): rules.ignore,

@@ -10,6 +10,7 @@ available; see `backend.launcher`. It works on asyncio's loop and on uvloop's.
 """
 
 import asyncio
+import errno
 import logging
 import random
 import signal
@@ -46,12 +47,15 @@ from backend.machine import Machine, Phase, SupervisorSettings, snapshot_of
 from backend.probe import Probe as AskEngine
 from backend.probe import ProbeReady, ProbeWrong
 from backend.rundir import RunDir
+from backend.spare import SpareDescriptors
 from backend.state_log import log_change
 from backend.states import advance
 from backend.status import EngineSnapshot, Failure
 
 _PROBE_LIMIT_S = 5.0
 _CANNOT_SPAWN = 127
+# What the box may be out of and have again; fork(2) and open(2) say so in these words.
+_SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM})
 
 _LOG = logging.getLogger(__name__)
 
@@ -91,6 +95,7 @@ class Supervisor:
         self._events: asyncio.Queue[Event] = asyncio.Queue()
         self._owner: asyncio.Task[None] | None = None
         self._child: Child | None = None
+        self._spare = SpareDescriptors()
         self._probing: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._stopping = False
@@ -180,6 +185,7 @@ class Supervisor:
     # --- the owner
 
     async def _own(self) -> None:
+        self._spare.fill()
         try:
             if self._run_dir is not None:
                 await self._run_dir.clear_stale()
@@ -189,6 +195,7 @@ class Supervisor:
             _LOG.exception("the supervisor failed; the engine is given up")
             self._give_up()
         finally:
+            self._spare.drop()
             self._set_timer(None)
             self._stop_probing()
             if self._child is not None and not self._machine.at_rest:
@@ -244,22 +251,31 @@ class Supervisor:
 
     def _spawn(self, generation: int) -> None:
         self._remove_files()
-        try:
-            child = Child(
-                self._command,
-                loading=self._is_loading,
-                on_exit=lambda returncode: self._exited(generation, child, returncode),
-                clock=self._clock,
-            )
-        except OSError as exc:
+        with self._spare.lent():
+            try:
+                self._child = self._child_of(generation)
+            except OSError as exc:
+                self._put(self._spawn_failed(generation, exc))
+                return
+            if self._run_dir is not None:
+                self._run_dir.note(self._child.pid, self._mark())
+        self._put(Spawned(generation, self._child.pid))
+
+    def _child_of(self, generation: int) -> Child:
+        child = Child(
+            self._command,
+            loading=self._is_loading,
+            on_exit=lambda returncode: self._exited(generation, child, returncode),
+            clock=self._clock,
+        )
+        return child
+
+    def _spawn_failed(self, generation: int, exc: OSError) -> SpawnFailed:
+        if not self._machine.short:  # once for a shortage, not once for a try
             _LOG.error("cannot spawn the engine: %s", exc.strerror)
-            report = ExitReport(ExitCause.LOAD_ERROR, _CANNOT_SPAWN)
-            self._put(SpawnFailed(generation, report, self._jitter()))
-            return
-        self._child = child
-        if self._run_dir is not None:
-            self._run_dir.note(child.pid, self._mark())
-        self._put(Spawned(generation, child.pid))
+        report = ExitReport(ExitCause.LOAD_ERROR, _CANNOT_SPAWN)
+        shortage = exc.errno in _SHORTAGES
+        return SpawnFailed(generation, report, self._jitter(), shortage)
 
     def _exited(self, generation: int, child: Child, returncode: int) -> None:
         machine = self._machine

@@ -6,6 +6,7 @@ cannot fail a probe. It answers from what it is handed and never asks the engine
 Rules:
 - *snapshot* and *metrics* are called from this thread; they must be safe to call from it and
   must not block;
+- without file descriptors it still answers, a few at a time, see `health.door`;
 - one request per connection, and every connection ends within `CONNECTION_LIFE_S`, whatever the
   peer does; when too many are open the oldest is dropped, so slow peers cannot keep a probe out;
 - GET and HEAD only, and no bodies;
@@ -28,6 +29,7 @@ import orjson
 from aiohttp import hdrs, web
 from aiohttp.web_protocol import RequestHandler
 
+from health.door import Door
 from health.verdict import Answer, Snapshot, VerdictOptions, answer
 
 __all__ = ["CONNECTION_LIFE_S", "METRICS_CONTENT_TYPE", "HealthPortError", "HealthServer"]
@@ -140,14 +142,13 @@ class HealthServer:
         loop = asyncio.get_running_loop()
         self._loop, self._stop_asked = loop, asyncio.Event()
         protocols = _Protocols(self._handle, self._connection_life_s)
-        listener = await loop.create_server(protocols, sock=sock)
+        door = Door(sock, protocols, protocols.drop_oldest)
+        protocols.on_closed = door.connection_ended
+        door.open()
         serving.set()
         await self._stop_asked.wait()
-        # In this order: a connection that is just being accepted while its listener closes
-        # trips over an assertion in asyncio and is never closed.
-        loop.remove_reader(sock)
+        door.close()
         await _drop(protocols)
-        listener.close()
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         try:
@@ -219,17 +220,25 @@ class _Protocols(web.Server):
         )
         self._life_s = connection_life_s
         self._open: dict[_Connection, None] = {}
+        self.on_closed: Callable[[], None] = _nothing
 
     def __call__(self) -> RequestHandler:
         return _Connection(self, self._loop, self._life_s, self._kwargs)
 
     def opened(self, connection: _Connection) -> None:
         if len(self._open) >= CONNECTIONS_MAX:
-            next(iter(self._open)).drop()
+            self.drop_oldest()
         self._open[connection] = None
 
     def closed(self, connection: _Connection) -> None:
         self._open.pop(connection, None)
+        self.on_closed()
+
+    def drop_oldest(self) -> None:
+        """End the connection that has been open longest, if there is one."""
+        for connection in self._open:
+            connection.drop()
+            return
 
     def drop_all(self) -> None:
         for connection in list(self._open):
@@ -281,6 +290,10 @@ class _Connection(RequestHandler):
         if status >= 500:
             return _failure(500, "internal_error", "Something went wrong here.")
         return _failure(400, "invalid_http", "The request is not valid HTTP/1.1.")
+
+
+def _nothing() -> None:
+    pass
 
 
 async def _drop(protocols: _Protocols) -> None:
