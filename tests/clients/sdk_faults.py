@@ -40,10 +40,15 @@ def _text(choice: Any) -> str:
     return text or ""
 
 
+def deadly() -> str:
+    """Kills the engine in mid-stream; another text each time, for the same is refused at last."""
+    return f"{time.monotonic_ns()}\nmock: tokens=9 crash_after=3"
+
+
 @check("faults")
 def engine_that_dies_in_mid_stream_raises(target: Target) -> Any:
     create = target.client().chat.completions.create
-    stream = create(model=target.model, messages=user("mock: tokens=9 crash_after=3"), stream=True)
+    stream = create(model=target.model, messages=user(deadly()), stream=True)
     text, error = broken(stream, "engine_restarted")
     assert len(text.split()) == 3, text
     after = create(model=target.model, messages=user("mock: tokens=2"), max_tokens=5)
@@ -54,9 +59,7 @@ def engine_that_dies_in_mid_stream_raises(target: Target) -> Any:
 @check("faults")
 def completion_that_dies_in_mid_stream_raises(target: Target) -> Any:
     create = target.client().completions.create
-    stream = create(
-        model=target.model, prompt="mock: tokens=9 crash_after=3", stream=True, max_tokens=20
-    )
+    stream = create(model=target.model, prompt=deadly(), stream=True, max_tokens=20)
     text, error = broken(stream, "engine_restarted")
     assert len(text.split()) == 3, text
     return error
@@ -80,9 +83,10 @@ def engine_error_in_mid_stream_raises(target: Target) -> Any:
 
 
 @check("faults")
-def engine_that_dies_before_an_answer_is_a_server_error(target: Target) -> Any:
+def engine_that_is_lost_twice_before_an_answer_is_a_server_error(target: Target) -> Any:
     create = target.client().chat.completions.create
-    for script in ("mock: tokens=9 crash_after=3", "mock: crash_head"):
+    # Twice the same connection: an engine that dies twice would have the key suspended.
+    for script in ("mock: tokens=9 cut_after=900", "mock: tokens=9 cut_after=1"):
         error = raised(
             openai.InternalServerError,
             lambda script=script: create(model=target.model, messages=user(script)),
