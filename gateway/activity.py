@@ -24,7 +24,7 @@ class Activity:
         self._working = 0
         self._quiet_since_s = clock()
         self.changes = 0
-        """Grows with each request and each `touch`: the same number twice means that nothing was."""
+        """Grows with each request and each `touch`; the same number twice: nothing was."""
 
     def __repr__(self) -> str:
         return f"<Activity {self._working} requests>"
