@@ -93,6 +93,22 @@ def test_a_wake_starts_the_engine(asleep):
     assert asleep(WakeAsked(), 26.0) == ()
 
 
+def test_a_wake_that_meets_a_shortage_goes_on_trying(asleep):
+    asleep(WakeAsked(), 20.0)
+    report = ExitReport(ExitCause.LOAD_ERROR, 127)
+    for second in range(20, 40):
+        failed = SpawnFailed(asleep.machine.generation, report, EVEN, shortage=True)
+        assert asleep(failed, second) == (Tidy(),)
+        shown = snapshot_of(asleep.machine)
+        assert (shown.state, shown.waking) == (EngineState.RESTARTING, True)
+        assert shown.next_start_s == second + 1
+        assert asleep(AlarmRang(), second + 1) == (Spawn(asleep.machine.generation),)
+    asleep.spawned(40.0)
+    asleep.ready(41.0)
+    machine = asleep.machine
+    assert (machine.phase, machine.restarts, machine.died) == (Phase.READY, 0, 0)
+
+
 def test_a_wake_while_unloading_waits_for_the_end_of_the_process(ready):
     ready(UnloadAsked(), 20.0)
     alarm_s = ready.machine.alarm_s

@@ -1,5 +1,6 @@
 import random
 import signal
+from dataclasses import replace
 
 import pytest
 
@@ -92,6 +93,8 @@ def test_no_order_of_events_breaks_what_always_holds(seed):
         now += chance.choice((0.0, 0.1, 3.0, 50.0))
         possible = [kind for phase, kind in TABLE if phase is machine.phase]
         event = events_of(machine.generation, chance.random())[chance.choice(possible)]
+        if isinstance(event, SpawnFailed):
+            event = replace(event, shortage=chance.random() < 0.5)
         before = machine
         machine, actions = advance(before, event, now)
         check(before, machine, actions)
@@ -108,6 +111,7 @@ def check(before, after, actions):
     if after.phase in (Phase.SLEEPING, Phase.STOPPED, Phase.FAILED):
         assert after.alarm_s is None
     assert after.restarts >= before.restarts
+    assert not after.short or after.phase in (Phase.BACKOFF, Phase.STARTING)
     assert after.died >= before.died
     shown = snapshot_of(after)
     assert not (shown.waking and shown.state in (EngineState.READY, EngineState.STOPPED))
@@ -214,6 +218,56 @@ def test_a_process_that_cannot_be_made_counts_as_a_death(script):
     report = ExitReport(ExitCause.LOAD_ERROR, 127)
     assert script(SpawnFailed(1, report, EVEN)) == (Tidy(),)
     assert script.phase is Phase.BACKOFF
+
+
+def without_room(script, now):
+    """The process that was just asked for cannot be made for want of descriptors or memory."""
+    report = ExitReport(ExitCause.LOAD_ERROR, 127)
+    return script(SpawnFailed(script.machine.generation, report, EVEN, shortage=True), now)
+
+
+def test_a_shortage_of_any_length_is_no_death(ready):
+    ready.crashed(10.0)
+    now = 10.0
+    for _ in range(1000):
+        assert type(ready(AlarmRang(), now)[0]) is Spawn
+        assert without_room(ready, now) == (Tidy(),)
+        assert ready.machine.state is EngineState.RESTARTING
+        assert ready.machine.alarm_s == now + 1.0
+        now += 1.0
+    machine = ready.machine
+    assert (machine.died, machine.streak, machine.restarts, machine.deaths) == (1, 1, 1, (10.0,))
+    assert snapshot_of(machine).last_exit == "segv (SIGSEGV)"
+    ready(AlarmRang(), now)
+    ready.spawned(now)
+    assert not ready.machine.short
+    ready.ready(now)
+    assert ready.machine.state is EngineState.READY
+
+
+def test_a_shortage_does_not_forget_the_deaths_before_it(loading):
+    crash_loop(loading, 3, 0.0)
+    loading.crashed(10.0)
+    loading(AlarmRang(), loading.machine.alarm_s)
+    without_room(loading, 20.0)
+    loading(AlarmRang(), 21.0)
+    loading.spawned(21.0)
+    loading.crashed(22.0)
+    assert loading.machine.failure is Failure.CRASH_LOOP
+
+
+def test_the_wait_in_a_shortage_has_jitter(script):
+    script(StartAsked())
+    script(SpawnFailed(1, ExitReport(ExitCause.LOAD_ERROR, 127), 0.0, shortage=True), 5.0)
+    assert script.machine.alarm_s == pytest.approx(5.8)
+
+
+def test_a_stop_ends_the_wait_of_a_shortage(script):
+    script(StartAsked())
+    without_room(script, 1.0)
+    assert script(StopAsked(), 1.5) == (Tidy(),)
+    assert script.machine.state is EngineState.STOPPED
+    assert not script.machine.short
 
 
 def test_an_orderly_stop(ready):

@@ -5,9 +5,11 @@ import contextlib
 import json
 import logging
 import os
+import resource
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -20,6 +22,7 @@ from backend.machine import SupervisorSettings
 from backend.probe import ProbeLoading, ProbeReady, ProbeWrong
 from backend.probe import probe as ask
 from backend.rundir import RunDir, RunDirUnsafe
+from backend.spare import SPAWN_DESCRIPTORS
 from backend.status import EngineProps, EngineState, Failure
 from tests.support.supervised import (
     KEY,
@@ -538,3 +541,96 @@ async def test_probe_believes_only_our_own_engine(page, answer, result):
 async def test_nobody_at_the_address_means_not_yet(run_dir):
     address = UnixAddress(str(run_dir / "x.sock"))
     assert await socket_probe(address, KEY) == ProbeLoading()
+
+
+# --- file descriptors -------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def descriptors_below(limit):
+    """No new descriptor of this process may have a number of *limit* or more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@contextlib.contextmanager
+def no_descriptors():
+    """All that may be open are open."""
+    with contextlib.ExitStack() as held, descriptors_below(256):
+        with contextlib.suppress(OSError):
+            while True:
+                held.callback(os.close, os.open(os.devnull, os.O_RDONLY))
+        yield
+
+
+SHORT_OF = replace(QUICK, shortage_wait_s=0.01)
+
+
+def test_a_shortage_longer_than_the_crash_budget_ends_in_service(run, run_dir, caplog):
+    """The reserve is of no use here: no descriptor at all may be made."""
+    caplog.set_level(logging.INFO)
+
+    async def scenario():
+        async with Engine(run_dir, settings=SHORT_OF) as engine:
+            ready = await engine.until(EngineState.READY)
+            with descriptors_below(3):
+                os.kill(ready.pid, signal.SIGKILL)
+                await engine.until(EngineState.RESTARTING, 4 * QUICK.crash_budget)
+            return await engine.until(EngineState.READY, 2), await engine.get("/health")
+
+    ready, health = run(scenario())
+    assert health == {"status": "ok"}
+    assert (ready.deaths, ready.restarts) == (1, 1)
+    said = [record.getMessage() for record in caplog.records]
+    assert said.count("cannot spawn the engine: Too many open files") == 1
+    assert said.count("engine starting pid=None") == 2
+
+
+def test_a_wake_waits_for_descriptors_as_well(run, run_dir):
+    async def scenario():
+        async with Engine(run_dir, settings=SHORT_OF) as engine:
+            await engine.until(EngineState.READY)
+            engine.supervisor.unload()
+            await engine.asleep()
+            with descriptors_below(3):
+                engine.supervisor.wake()
+                short = await engine.until(EngineState.RESTARTING, 2 * QUICK.crash_budget)
+            return short, await engine.until(EngineState.READY, 2)
+
+    short, ready = run(scenario())
+    assert short.waking
+    assert (ready.deaths, ready.restarts) == (0, 0)
+
+
+def test_an_engine_is_restarted_while_there_are_no_descriptors(run, run_dir):
+    async def scenario():
+        async with Engine(run_dir) as engine:
+            ready = await engine.until(EngineState.READY)
+            with no_descriptors():
+                os.kill(ready.pid, signal.SIGKILL)
+                loading = await engine.until(EngineState.LOADING, 2)
+            await engine.until(EngineState.READY, 2)
+            return loading
+
+    loading = run(scenario())
+    assert (loading.generation, loading.restarts) == (2, 1)
+
+
+def put_by():
+    """How many descriptors of this process are open on nothing."""
+    return sum(os.path.realpath(each) == os.devnull for each in Path("/proc/self/fd").iterdir())
+
+
+def test_nothing_of_the_reserve_is_left_after_a_stop(run, run_dir):
+    async def scenario():
+        async with Engine(run_dir) as engine:
+            await engine.until(EngineState.READY)
+            during = put_by()
+        return during, put_by()
+
+    during, after = run(scenario())
+    assert during - after == SPAWN_DESCRIPTORS

@@ -7,9 +7,12 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import threading
 from collections.abc import Iterator
+from typing import Any
 
+import httpx
 import psutil
 import pytest
 
@@ -108,6 +111,14 @@ ROOM = 4
 CALLERS = 60
 LINES_LIMIT = 40
 SHARE_LIMIT = 0.5
+SHORT_S = 5.0
+
+
+def probed(service: ServiceProcess) -> dict[str, Any]:
+    """What the health port says of the service."""
+    value = httpx.get(f"{service.health_url}/health", timeout=10).json()
+    assert isinstance(value, dict)
+    return value
 
 
 @contextlib.contextmanager
@@ -139,14 +150,66 @@ def test_streams_go_on_when_file_descriptors_run_out(serve: Serve) -> None:
             next(lines)
 
 
-def test_engine_that_dies_while_file_descriptors_are_out_comes_back(serve: Serve) -> None:
+def test_engine_that_dies_while_file_descriptors_are_out_comes_back_at_once(serve: Serve) -> None:
+    """Descriptors are put by for its restart, and for those who ask how it is."""
     service = serve(USE_MOCK_MODEL="true", CLIENT_HEADER_TIMEOUT="60").ready()
     with unharmed(service):
         with exhausted(service):
             (engine,) = engines(service)
             os.kill(engine.pid, signal.SIGKILL)
             service.wait_for("engine ended")
+            service.wait_for("engine ready")
+            assert probed(service)["state"] == "ready"
         until(lambda: status(service)["state"] == "ready", 30)
+    assert service.stop() == 0
+    assert said(service, "cannot spawn") == 0
+
+
+def test_probes_are_answered_while_file_descriptors_are_out(serve: Serve) -> None:
+    service = serve(USE_MOCK_MODEL="true", CLIENT_HEADER_TIMEOUT="60").ready()
+    with unharmed(service, engine_stays=True):
+        with exhausted(service), contextlib.ExitStack() as silent:
+            address = ("127.0.0.1", service.health_port)
+            for _ in range(20):
+                silent.enter_context(socket.create_connection(address, timeout=10))
+            for _ in range(50):
+                assert probed(service)["state"] == "ready"
+            assert figure(service, 'gateway_engine_exits_total{cause="killed"}') == 0
+    assert said(service, "probes are answered a few at a time") == 1
+    assert said(service, "out of system resource") == 0
+
+
+@contextlib.contextmanager
+def no_more_descriptors(service: ServiceProcess) -> Iterator[None]:
+    """Not one more can be made, however many are given back."""
+    gateway = psutil.Process(service.pid)
+    soft, hard = gateway.rlimit(psutil.RLIMIT_NOFILE)
+    gateway.rlimit(psutil.RLIMIT_NOFILE, (3, hard))
+    yield
+    gateway.rlimit(psutil.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_shortage_longer_than_the_crash_budget_ends_in_service(serve: Serve) -> None:
+    """Two deaths would be one too many, and each try that fails was one."""
+    env = {"USE_MOCK_MODEL": "true", "CRASH_LIMIT": "2", "RESTART_BACKOFF_MAX": "0.1"}
+    service = serve(**env).ready()
+    gateway = psutil.Process(service.pid)
+    with unharmed(service):
+        with no_more_descriptors(service), contextlib.ExitStack() as callers:
+            prober = ("127.0.0.1", service.health_port)
+            callers.enter_context(socket.create_connection(prober, timeout=10))
+            (engine,) = engines(service)
+            os.kill(engine.pid, signal.SIGKILL)
+            service.wait_for("engine waits for what is short")
+            written, spent_s = len(service.lines), sum(gateway.cpu_times()[:2])
+            with pytest.raises(subprocess.TimeoutExpired):
+                service.wait(SHORT_S)
+            assert len(service.lines) - written < LINES_LIMIT, service.output
+            assert sum(gateway.cpu_times()[:2]) - spent_s < SHORT_S * SHARE_LIMIT
+        service.wait_for("engine ready")
+        assert probed(service)["engine"]["restarts"] == 1
+        assert figure(service, 'gateway_engine_exits_total{cause="load_error"}') == 0
+    assert said(service, "cannot spawn") == 1
     assert service.stop() == 0
 
 
