@@ -233,6 +233,8 @@ class EngineLink:
         if failed_to_wake and snapshot.state is EngineState.SLEEPING:
             # Those who wait are told; the next one tries again.
             self._admission.dismiss("engine_unavailable", retry_after_s=_WAKE_AGAIN_S)
+        elif self._admission.queued:
+            self._wanted()  # who came when it was told to unload but did not look asleep yet
         self._tell_those_who_ask()
 
     def _note_death(self, before: EngineSnapshot, after: EngineSnapshot) -> None:
