@@ -102,64 +102,78 @@ class Replay:
         Raises:
             ApiError: The last failure.
         """
-        digest = digest_of(plan.path, plan.body) if self._suspects else None
-        tries = replays = 0
+        case = _Case(plan)
         while True:
-            alone = digest is not None and self._must_be_alone(digest)
-            again = bool(tries or replays)
-            turn = self._dispatch.admit(call, plan, deadline, again=again, alone=alone)
-            with await turn as lease:
-                generation = self._engine.generation
-                try:
-                    answer = await attempt(plan, lease)
-                except ConnectFailed as exc:
-                    tries += 1
-                    if tries >= _MOST_TRIES:
-                        raise from_backend(exc) from exc
-                    continue
-                except EngineLost as exc:
-                    lost = exc
-                else:
-                    if alone and digest is not None:
-                        self._suspects.clear(digest)
-                    return answer
-            digest = digest or digest_of(plan.path, plan.body)
-            judging = self._tasks.spawn(self._judge(call, digest, generation, alone), "verdict")
-            revived = revive(plan)
-            if revived is None:
-                raise await _told_apart(judging) from lost
-            verdict = await asyncio.shield(judging)
-            if verdict.guilty:
-                raise ApiError("engine_crashed", retryable=False) from lost
-            if replays >= _REPLAYS:
-                raise lost
-            replays += 1
-            plan = revived
-            self._sent_again(call, deadline)
+            try:
+                return await self._once(call, plan, deadline, attempt, case)
+            except ConnectFailed as exc:
+                case.tries += 1
+                if case.tries >= _MOST_TRIES:
+                    raise from_backend(exc) from exc
+            except _AccusedMeanwhile:
+                case.tries = max(case.tries, 1)
+            except EngineLost as lost:
+                plan = await self._after_loss(call, plan, revive, case, lost)
+                deadline.renew()
 
-    def _must_be_alone(self, digest: bytes) -> bool:
+    async def _once(
+        self, call: Call, plan: EngineCall, deadline: Deadline, attempt: Attempt[T], case: _Case
+    ) -> T:
+        alone = self._must_be_alone(case)
+        turn = self._dispatch.admit(call, plan, deadline, again=case.again, alone=alone)
+        with await turn as lease:
+            # One like it may have killed the engine while it waited.
+            if self._must_be_alone(case) and not alone:
+                raise _AccusedMeanwhile
+            case.generation, case.alone = self._engine.generation, alone
+            answer = await attempt(plan, lease)
+        if alone:
+            self._suspects.clear(case.digest)
+        return answer
+
+    def _must_be_alone(self, case: _Case) -> bool:
         """Whether it is a suspect.
 
         Raises:
             ApiError: `request_quarantined`.
         """
+        if not self._suspects:
+            return False
         now = asyncio.get_running_loop().time()
-        left_s = self._suspects.quarantined_s(digest, now)
+        left_s = self._suspects.quarantined_s(case.digest, now)
         if left_s:
             raise ApiError("request_quarantined", retry_after_s=left_s)
-        return self._suspects.is_accused(digest, now)
+        return self._suspects.is_accused(case.digest, now)
 
-    def _sent_again(self, call: Call, deadline: Deadline) -> None:
+    async def _after_loss(
+        self, call: Call, plan: EngineCall, revive: Revive, case: _Case, lost: EngineLost
+    ) -> EngineCall:
+        """What to send now that the engine was lost under *plan*.
+
+        Raises:
+            ApiError: Nothing.
+        """
+        judging = self._tasks.spawn(self._judge(call, case), "verdict")
+        revived = revive(plan)
+        if revived is None:
+            raise await _told_apart(judging) from lost
+        verdict = await asyncio.shield(judging)
+        if verdict.guilty:
+            raise ApiError("engine_crashed", retryable=False) from lost
+        if case.replays >= _REPLAYS:
+            raise lost
+        case.replays += 1
         call.record.replays += 1
-        deadline.renew()
         self._on_replay()
         _log.info("request %s is sent once more", call.record.request_id)
+        return revived
 
-    async def _judge(self, call: Call, digest: bytes, generation: int, alone: bool) -> _Verdict:
+    async def _judge(self, call: Call, case: _Case) -> _Verdict:
         """Find out what became of the engine, and whether this call is to blame for it."""
+        digest, alone = case.digest, case.alone
         try:
             async with asyncio.timeout(_VERDICT_S):
-                cause = await self._engine.fate(generation)
+                cause = await self._engine.fate(case.generation)
         except TimeoutError:
             return _Verdict(lives=False)
         if cause not in ACCUSING_CAUSES:
@@ -179,6 +193,37 @@ class Replay:
             ", and its key for some minutes" if suspended else "",
         )
         return _Verdict(lives=False, guilty=True)
+
+
+class _Case:
+    """What has happened to one call so far."""
+
+    def __init__(self, plan: EngineCall) -> None:
+        self._plan = plan
+        self._digest: bytes | None = None
+        self.tries = 0
+        """Turns that did not lead to the engine."""
+        self.replays = 0
+        self.generation = -1
+        """The engine that has it, or had it last."""
+        self.alone = False
+        """Nobody else was in that engine."""
+
+    @property
+    def again(self) -> bool:
+        """Whether it had a turn before."""
+        return bool(self.tries or self.replays)
+
+    @property
+    def digest(self) -> bytes:
+        """What it is known by; made only when somebody is suspected."""
+        if self._digest is None:
+            self._digest = digest_of(self._plan.path, self._plan.body)
+        return self._digest
+
+
+class _AccusedMeanwhile(Exception):  # noqa: N818 - what happened while it waited
+    """It had a turn among others and must have one alone."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -151,3 +151,13 @@ def test_embedding_and_counting_requests_are_replayed_as_well(who: Caller) -> No
     body = chat_body("count me")
     count = who.post(body, "/v1/chat/completions/input_tokens")
     assert count.json()["input_tokens"] > 0
+
+
+def test_many_copies_of_one_poison_kill_no_more_than_one_of_it(who: Caller) -> None:
+    """Those that wait when the first one is found out are not let in as if nothing had been."""
+    with ThreadPoolExecutor(12) as pool:
+        asked = [pool.submit(who.chat, "mock: prefill_ms=50 crash_after=0") for _ in range(12)]
+        codes = [code_of(each.result(30)) for each in asked]
+    assert restarts(who) == 2
+    assert set(codes) <= {"engine_crashed", "request_quarantined"}
+    assert who.chat().status_code == 200
