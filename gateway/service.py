@@ -5,7 +5,6 @@ Nothing in here decides anything. Who talks to whom: read `compose`, then the fu
 
 from __future__ import annotations
 
-import logging
 import random
 import resource
 from collections.abc import Callable, Mapping
@@ -32,14 +31,12 @@ from gateway.engine.link import EngineLink
 from gateway.engine.slots import SlotWatch
 from gateway.engine.suspects import Suspects
 from gateway.engine.warm_slots import WarmSlots
-from gateway.engine.watchdog import Watchdog
 from gateway.foundation import CLOCKS, Foundation, verdict_options
 from gateway.front.body import BodyBudget
 from gateway.front.cors import CorsPolicy
 from gateway.front.listener import open_listener
 from gateway.front.proxies import TrustedProxies
 from gateway.front.server import FrontServer
-from gateway.idle import IdleKeeper
 from gateway.inference import Inference
 from gateway.lifecycle import Parts
 from gateway.limits.journal import Journal
@@ -54,8 +51,8 @@ from gateway.replay import Replay
 from gateway.routes import ROUTE_NAMES, route_patterns, route_table
 from gateway.settings.model import Settings
 from gateway.spending import Spending
-from gateway.stop_instance import ask_to_stop, stop_request
 from gateway.tasks import Tasks
+from gateway.upkeep import idle_keeper, on_leak, watchdog
 from gateway.wiring import (
     body_rules,
     default_limits,
@@ -72,8 +69,6 @@ from health import VerdictOptions
 from keys import Keyring, KeyStore
 
 __all__ = ["compose"]
-
-_log = logging.getLogger(__name__)
 
 _NO_LIMIT = 1 << 30
 _JOURNAL = "usage.json"
@@ -113,8 +108,12 @@ def compose(
     ledger = Ledger(default_limits(settings))
     keeper = LedgerKeeper(ledger, Journal(settings.data_dir / _JOURNAL), CLOCKS)
     keeper.restore()
-    on_leak = _on_leak(settings, foundation, link)
-    SlotWatch(foundation.admission, lambda: link.client, tasks, on_leak=on_leak)
+    SlotWatch(
+        foundation.admission,
+        lambda: link.client,
+        tasks,
+        on_leak=on_leak(settings, foundation, link),
+    )
     link.on_ready = foundation.activity.touch
     metrics.know_busy_keys(
         lambda: {
@@ -157,8 +156,8 @@ def compose(
         ),
         drain=drain_settings(settings),
         on_lag=metrics.loop_lagged,
-        watchdog=_watchdog(settings, foundation, link),
-        idle_keeper=lambda leave: _idle_keeper(settings, environ, foundation, link, leave),
+        watchdog=watchdog(settings, foundation, link),
+        idle_keeper=lambda leave: idle_keeper(settings, environ, foundation, link, leave),
         announce=announce,
         report_fatal=report_fatal,
     )
@@ -259,66 +258,6 @@ def _inference(
         budget=BodyBudget(settings.max_body_memory, None if watch else settings.max_body_memory),
         activity=foundation.activity,
         suspects=suspects,
-    )
-
-
-def _on_leak(settings: Settings, foundation: Foundation, link: EngineLink) -> Callable[[int], None]:
-    def on_leak(slots: int) -> None:
-        foundation.metrics.slots_leaked(slots)
-        # At work for nobody, and nobody else is there: it is stuck. Others are not made to pay.
-        if settings.watchdog_seconds and not foundation.admission.in_flight:
-            foundation.metrics.engine_stuck()
-            link.evict(link.generation)
-
-    return on_leak
-
-
-def _watchdog(settings: Settings, foundation: Foundation, link: EngineLink) -> Watchdog | None:
-    if not settings.watchdog_seconds:
-        return None
-
-    def on_stuck(generation: int) -> None:
-        foundation.metrics.engine_stuck()
-        link.evict(generation)
-
-    return Watchdog(
-        settings.watchdog_seconds,
-        foundation.admission,
-        serving=lambda: link.serving,
-        ask=link.is_alive,
-        on_stuck=on_stuck,
-    )
-
-
-def _idle_keeper(
-    settings: Settings,
-    environ: Mapping[str, str],
-    foundation: Foundation,
-    link: EngineLink,
-    leave: Callable[[], None],
-) -> IdleKeeper | None:
-    async def exit_process() -> bool:
-        leave()
-        return True
-
-    async def stop_machine() -> bool:
-        assert request is not None
-        return await ask_to_stop(request)
-
-    action = settings.idle_action
-    request = stop_request(settings.platform, settings.stop_instance_url, environ)
-    acts = {"unload": link.unload, "exit": exit_process, "stop-instance": stop_machine}
-    if action == "stop-instance" and request is None:
-        _log.warning("IDLE_ACTION has no effect: how this machine is stopped is not known here")
-        return None
-    if action not in acts:
-        return None
-    return IdleKeeper(
-        settings.idle_timeout,
-        foundation.activity,
-        serving=lambda: link.serving is not None,
-        act=acts[action],
-        name=action,
     )
 
 
