@@ -61,8 +61,8 @@ USER 10001:10001
 EXPOSE 8000 8001
 STOPSIGNAL SIGTERM
 # Exec form, for there may be no shell; with another PORT_HEALTH, override it. A model may load for
-# long, and a container is not unhealthy while it does.
-HEALTHCHECK --interval=10s --timeout=5s --start-period=20m --retries=3 \
+# as long as LOAD_TIMEOUT, and a container is not unhealthy while it does, nor while the engine sleeps.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=30m --retries=3 \
     CMD ["/opt/venv/bin/python", "-m", "health.probe", "http://127.0.0.1:8001/health"]
 ENTRYPOINT ["/opt/venv/bin/python", "-m", "gateway"]
 CMD ["serve"]
