@@ -1,7 +1,7 @@
 """Is anybody being served, and since when not? The clock that scale to zero goes by.
 
 Only real work moves it: a request with a valid key and body that needs the engine, from the moment
-it is understood to the last byte of its reply. Probes, metrics, model lists and refusals do not.
+it is accepted to the last byte of its reply. Probes, metrics, model lists and refusals do not.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ class Activity:
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._working = 0
+        self._considered = 0
         self._quiet_since_s = clock()
         self.changes = 0
         """Grows with each request and each `touch`; the same number twice: nothing was."""
@@ -36,13 +37,24 @@ class Activity:
 
     @property
     def idle_s(self) -> float:
-        """Seconds since the last reply ended, or since there could be one; 0 while busy."""
-        return 0.0 if self._working else max(self._clock() - self._quiet_since_s, 0.0)
+        """Seconds since the last reply ended, or there could be one; 0 with work, or maybe some."""
+        if self._working or self._considered:
+            return 0.0
+        return max(self._clock() - self._quiet_since_s, 0.0)
 
     def touch(self) -> None:
         """Start anew: the engine has just become ready."""
         self.changes += 1
         self._quiet_since_s = self._clock()
+
+    @contextmanager
+    def considering(self) -> Iterator[None]:
+        """It is being found out whether a request may be served; if not, it was never there."""
+        self._considered += 1
+        try:
+            yield
+        finally:
+            self._considered -= 1
 
     @contextmanager
     def working(self) -> Iterator[None]:

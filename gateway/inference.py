@@ -92,11 +92,12 @@ class Inference:
                     facts = await self._known_facts(call, patience_s)
                     made = await self._plan(dialect, fields, claim.size_bytes, facts)
                     self._note(call, made)
-                    held.enter_context(self.activity.working())
                     replan = self._replanner(dialect, fields, made, facts)
-                    made, reservation = await self.spending.reserve(
-                        call, made, facts, replan, wait_s=patience_s
-                    )
+                    with self.activity.considering():
+                        made, reservation = await self.spending.reserve(
+                            call, made, facts, replan, wait_s=patience_s
+                        )
+                        held.enter_context(self.activity.working())
                     call.reservation = held.enter_context(reservation)
                     if streamed:  # the headers go out before it is known what it takes
                         self.spending.show(call)

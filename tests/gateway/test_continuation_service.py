@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +13,14 @@ from gateway.request.continuing import CONTINUE_HEADER
 from gateway.stream.continuation import MARK
 from tests.conftest import Serve
 from tests.support.aftermath import engines, figure
-from tests.support.callers import CHAT, Caller, KeyTool, chat_body, new_caller, until
+from tests.support.callers import CHAT, Caller, KeyTool, chat_body, new_caller
 
 FAST = {"RESTART_BACKOFF_MAX": "0.1", "CRASH_LIMIT": "1000"}
 WANTED = {CONTINUE_HEADER: "true"}
 DIES = "mock: tokens=9 crash_after=3 once={}"
 CONTINUED = "gateway_streams_continued_total"
+TOKENS = 3500
+"""More events than the sockets buffer: the engine cannot have sent all when it is killed."""
 USAGE = {"stream_options": {"include_usage": True}}
 
 
@@ -172,18 +172,18 @@ def test_real_engine_that_is_killed_gives_the_text_of_an_undisturbed_answer(
         **FAST,
     ).ready()
     who = Caller(service, service.key)
-    fields: dict[str, Any] = {"max_tokens": 2500, "temperature": 0, "seed": 1, **USAGE}
+    fields: dict[str, Any] = {"max_tokens": TOKENS, "temperature": 0, "seed": 1, **USAGE}
     undisturbed = asked(who, "hi there", {}, **fields)
-    until(lambda: len(engines(service)) == 1)
+    (engine,) = engines(service)
     url, body = f"{service.url}{CHAT}", chat_body("hi there", stream=True, **fields)
     headers = {**who.headers, **WANTED}
     with httpx.stream("POST", url, json=body, headers=headers, timeout=60) as reply:
         lines = reply.iter_lines()
         first = [next(lines) for _ in range(10)]
-        os.kill(engines(service)[0].pid, signal.SIGKILL)
+        engine.kill()
         got = events("\n".join([*first, *lines]))
     assert figure(service, CONTINUED) == 1
-    is_whole(got, got[-3][MARK]["after_tokens"], 2500)
-    assert 0 < got[-3][MARK]["after_tokens"] < 2500
+    is_whole(got, got[-3][MARK]["after_tokens"], TOKENS)
+    assert 0 < got[-3][MARK]["after_tokens"] < TOKENS
     assert got[-2]["usage"]["prompt_tokens"] == undisturbed[-2]["usage"]["prompt_tokens"]
     assert text_of(got[:-1]) == text_of(undisturbed[:-1])

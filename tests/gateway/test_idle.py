@@ -93,6 +93,16 @@ def test_request_that_fails_ends_like_any_other() -> None:
     assert not activity.busy
 
 
+def test_request_that_is_refused_moves_nothing_but_is_waited_for() -> None:
+    now = [100.0]
+    activity = Activity(lambda: now[0])
+    now[0] = 160
+    before = activity.changes
+    with activity.considering():
+        assert activity.idle_s == 0
+    assert (activity.idle_s, activity.busy, activity.changes) == (60, False, before)
+
+
 def test_each_request_and_each_start_is_a_change() -> None:
     activity = Activity(lambda: 0.0)
     seen = [activity.changes]

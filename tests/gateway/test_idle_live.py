@@ -68,7 +68,7 @@ def leaves_nothing(service: ServiceProcess) -> None:
 # -- asleep
 
 
-def polls(who: Caller) -> Iterator[tuple[int, int]]:
+def polls(who: Caller, poor: Caller) -> Iterator[tuple[int, int]]:
     """What does not need the engine, for ever: the status expected, and the one that came."""
     api, probes = who.service.url, who.service.health_url
     bad: list[dict[str, Any]] = [{"messages": []}, chat_body("hi", temperature="hot")]
@@ -86,12 +86,18 @@ def polls(who: Caller) -> Iterator[tuple[int, int]]:
             for body in bad:
                 sent = client.post(api + CHAT, json=body, headers=who.headers)
                 yield 400, sent.status_code
+            body = chat_body("hi", max_tokens=200)
+            yield 429, client.post(api + CHAT, json=body, headers=poor.headers).status_code
 
 
-def test_polls_and_refused_requests_neither_keep_it_awake_nor_wake_it(serve: Serve) -> None:
+def test_polls_and_refused_requests_neither_keep_it_awake_nor_wake_it(
+    serve: Serve, key_tool: KeyTool
+) -> None:
     who = started(serve, IDLE_TIMEOUT="1", AUTH_FAILURES_PER_MINUTE="0")
     deadline_s = time.monotonic() + 10
-    asked = polls(who)
+    asked = polls(who, new_caller(who.service, key_tool, "poor", "--tokens-per-day", "40"))
+    for _ in range(40):
+        next(asked)
     while "engine sleeping" not in who.service.output:
         next(asked)
         assert time.monotonic() < deadline_s, "it is kept awake"
