@@ -57,6 +57,27 @@ def engine_that_dies_in_mid_stream_raises(target: Target) -> Any:
 
 
 @check("faults")
+def stream_that_another_engine_goes_on_with_is_read_to_its_end(target: Target) -> Any:
+    # The mock knows nothing of what was said and says all of it again: 3 tokens and 9.
+    script = user(f"mock: tokens=9 crash_after=3 once=continued-{time.monotonic_ns()}")
+    client = target.client(default_headers={"X-Continue-Stream": "true"})
+    chat: Any = client.chat if hasattr(client.chat.completions, "stream") else client.beta.chat
+    with chat.completions.stream(
+        model=target.model,
+        messages=script,
+        max_tokens=50,
+        stream_options={"include_usage": True},
+    ) as stream:
+        kinds = [event.type for event in stream]
+        final: Any = stream.get_final_completion()
+    (choice,) = final.choices
+    assert (kinds.count("content.delta"), kinds.count("content.done")) == (12, 1), kinds
+    assert (choice.finish_reason, len(choice.message.content.split())) == ("stop", 12), final
+    assert final.usage.completion_tokens == 12, final
+    return choice.message.content
+
+
+@check("faults")
 def completion_that_dies_in_mid_stream_raises(target: Target) -> Any:
     create = target.client().completions.create
     stream = create(model=target.model, prompt=deadly(), stream=True, max_tokens=20)
