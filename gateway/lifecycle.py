@@ -13,7 +13,7 @@ Stop, on SIGTERM or SIGINT:
 5. the connections to the engine close first (llama-server does not leave while one is open), then
    the engine is stopped, then the port closes.
 A second signal skips to step 4. One budget covers it all: the process is gone at the latest 15 s
-after ``drain_timeout_s``, whatever the engine does.
+after ``drain_timeout_s``, whatever the engine does, unless ENGINE_STOP_TIMEOUT gives it more.
 
 When nothing can be served the state is ``failed`` for a moment, so that probes can see why, and the
 process ends with an exit code that is not 0: the platform may have a better machine.
@@ -25,7 +25,6 @@ import asyncio
 import logging
 import signal
 import socket
-import threading
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -50,6 +49,7 @@ from gateway.idle import IdleKeeper
 from gateway.limits.keeper import LedgerKeeper
 from gateway.observe.accesslog import AccessLog
 from gateway.observe.startwatch import StartWatch
+from gateway.off_loop import in_daemon_thread
 from gateway.queue.admission import Admission
 from gateway.status import ServiceStatus
 from gateway.tasks import Tasks
@@ -62,6 +62,7 @@ _BEAT_S = 0.25
 _LAG_S = 0.25
 _FLUSH_S = 1.0
 _FORCED_STOP_S = 1.0
+_ENGINE_END_S = 11.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +73,8 @@ class DrainSettings:
     """For so long new work is still taken; a part of *timeout_s*."""
     timeout_s: float
     """From the signal to the end of the last call."""
+    engine_s: float = 10.0
+    """What the engine gets between SIGTERM and SIGKILL."""
     failed_s: float = 0.0
     """How long a service that failed shows why before it ends."""
 
@@ -181,7 +184,7 @@ class Lifecycle:
         parts = self._parts
         parts.status.preparing = True
         try:
-            command = await _in_daemon_thread(parts.prepare)
+            command = await in_daemon_thread(parts.prepare, "find-engine-and-model")
             parts.link.aim(command.address, command.key)
             self._supervisor = parts.supervise(command, self._on_engine)
             parts.link.control(self._supervisor)
@@ -209,7 +212,7 @@ class Lifecycle:
 
     def _fail(self, reason: str, exit_code: int) -> None:
         """Nothing can be served: leave, so that the platform replaces this box."""
-        self._parts.status.failed = True
+        self._parts.status.failure = reason
         self._parts.admission.close("engine_unavailable", retry_after_s=30.0)
         self._parts.report_fatal(reason)
         self._exit_code = exit_code
@@ -250,7 +253,7 @@ class Lifecycle:
     async def _drain(self) -> None:
         parts = self._parts
         budget = _Budget(parts.drain.timeout_s)
-        if parts.status.failed:
+        if parts.status.failure:
             await self._unless_forced(self._told_to_stop.wait(), parts.drain.failed_s)
         else:
             parts.status.draining = True
@@ -293,13 +296,15 @@ class Lifecycle:
 
     async def _end_supervision(self, supervisor: Supervisor) -> None:
         stopping = asyncio.ensure_future(supervisor.stop())
-        forced = asyncio.ensure_future(self._force.wait())
-        await asyncio.wait((stopping, forced), return_when=asyncio.FIRST_COMPLETED)
-        forced.cancel()
+        limit_s = max(_ENGINE_END_S, self._parts.drain.engine_s + _FORCED_STOP_S)
+        await self._unless_forced(asyncio.wait((stopping,)), limit_s)
+        await asyncio.wait((stopping,), timeout=_FORCED_STOP_S)
         if not stopping.done():
-            await asyncio.wait((stopping,), timeout=_FORCED_STOP_S)
             supervisor.kill()
-        await stopping
+            await asyncio.wait((stopping,), timeout=_FORCED_STOP_S)
+        if not stopping.done():
+            _log.error("the engine cannot be killed")
+            self._exit_code = FAILURE_EXIT_CODES[Failure.NOT_REAPED]
 
 
 class _Budget:
@@ -315,33 +320,3 @@ class _Budget:
     def of(self, seconds: float) -> float:
         """*seconds*, or what is left if that is less."""
         return min(seconds, self.left_s())
-
-
-async def _in_daemon_thread(work: Callable[[], EngineCommand]) -> EngineCommand:
-    """Run slow work so that it can never hold up the exit, as an executor's thread would."""
-    loop = asyncio.get_running_loop()
-    result: asyncio.Future[EngineCommand] = loop.create_future()
-
-    def settle(value: EngineCommand | None, error: BaseException | None) -> None:
-        if result.done():
-            return
-        if error is not None:
-            result.set_exception(error)
-        else:
-            assert value is not None
-            result.set_result(value)
-
-    def run() -> None:
-        value: EngineCommand | None = None
-        failure: BaseException | None = None
-        try:
-            value = work()
-        except BaseException as exc:
-            failure = exc
-        try:
-            loop.call_soon_threadsafe(settle, value, failure)
-        except RuntimeError:
-            _log.debug("the service was gone before its engine was found")
-
-    threading.Thread(target=run, name="find-engine-and-model", daemon=True).start()
-    return await result

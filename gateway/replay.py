@@ -119,19 +119,19 @@ class Replay:
     async def _once(
         self, call: Call, plan: EngineCall, deadline: Deadline, attempt: Attempt[T], case: _Case
     ) -> T:
-        alone = self._must_be_alone(case)
+        alone = self._must_be_alone(call, case)
         turn = self._dispatch.admit(call, plan, deadline, again=case.again, alone=alone)
         with await turn as lease:
             # One like it may have killed the engine while it waited.
-            if self._must_be_alone(case) and not alone:
+            if self._must_be_alone(call, case) and not alone:
                 raise _AccusedMeanwhile
             case.generation, case.alone = self._engine.generation, alone
             answer = await attempt(plan, lease)
         if alone:
-            self._suspects.clear(case.digest)
+            self._suspects.clear(case.digest, _key_of(call))
         return answer
 
-    def _must_be_alone(self, case: _Case) -> bool:
+    def _must_be_alone(self, call: Call, case: _Case) -> bool:
         """Whether it is a suspect.
 
         Raises:
@@ -143,7 +143,7 @@ class Replay:
         left_s = self._suspects.quarantined_s(case.digest, now)
         if left_s:
             raise ApiError("request_quarantined", retry_after_s=left_s)
-        return self._suspects.is_accused(case.digest, now)
+        return self._suspects.must_be_alone(case.digest, _key_of(call), now)
 
     async def _after_loss(
         self, call: Call, plan: EngineCall, revive: Revive, case: _Case, lost: EngineLost
@@ -179,11 +179,10 @@ class Replay:
         if cause not in ACCUSING_CAUSES:
             return _Verdict(lives=cause is None)
         now = asyncio.get_running_loop().time()
+        key_id = _key_of(call)
         if not alone:
-            self._suspects.accuse(digest, now)
+            self._suspects.accuse(digest, key_id, case.generation, now)
             return _Verdict(lives=False)
-        assert call.principal is not None
-        key_id = call.principal.key_id
         suspended = self._suspects.convict(digest, key_id, now)
         _log.error(
             "request %s of key %s has stopped the engine twice (%s); it is refused from now on%s",
@@ -193,6 +192,11 @@ class Replay:
             ", and its key for some minutes" if suspended else "",
         )
         return _Verdict(lives=False, guilty=True)
+
+
+def _key_of(call: Call) -> str:
+    assert call.principal is not None, "inference needs a key, or the stand-in for all"
+    return call.principal.key_id
 
 
 class _Case:

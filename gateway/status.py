@@ -53,7 +53,8 @@ class ServiceStatus:
         self.preparing = False
         """The engine or the model is being fetched, built or checked."""
         self.draining = False
-        self.failed = False
+        self.failure: str | None = None
+        """Why nothing can be served any more, in one word."""
         self.reasons: tuple[str, ...] = ()
         self.loop_seen_s: float | None = None
 
@@ -64,7 +65,7 @@ class ServiceStatus:
         """The word for it."""
         if self.draining:
             return ServiceState.DRAINING
-        if self.failed or self.engine.state is EngineState.FAILED:
+        if self.failure or self.engine.state is EngineState.FAILED:
             return ServiceState.FAILED
         if self.engine.state is EngineState.READY:
             return ServiceState.BUSY if self._admission.full else ServiceState.READY
@@ -120,8 +121,8 @@ class ServiceStatus:
             "uptime_s": round(self._clock() - engine.since_s, 1) if engine.pid else 0.0,
             "last_exit": engine.last_exit,
         }
-        if engine.failure is not None:
-            facts |= {"failure": engine.failure, "last_words": last_words(engine.output_tail)}
+        if self.failure is not None:
+            facts |= {"failure": self.failure, "last_words": last_words(engine.output_tail)}
         if engine.props is not None:
             facts |= {
                 "build": engine.props.build,

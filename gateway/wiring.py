@@ -210,5 +210,6 @@ def drain_settings(settings: Settings) -> DrainSettings:
     return DrainSettings(
         delay_s=settings.drain_delay,
         timeout_s=settings.drain_timeout,
+        engine_s=settings.engine_stop_timeout,
         failed_s=settings.failed_exit_delay,
     )

@@ -9,6 +9,8 @@ Rules:
    pays for a neighbour.
 4. A key with two convictions in that time is suspended for as long: repeating what breaks a
    server makes it worse.
+5. A key that was inside at two deaths is on probation: all its requests run alone, until one of
+   them is answered. So a key cannot go on killing with a new text each time.
 
 A request is known by a digest of what the engine gets, so the same text sent again is the same
 request. Everything is bounded: the oldest is forgotten first.
@@ -26,6 +28,7 @@ ACCUSING_CAUSES = frozenset(("segv", "abort", "oom", "error", "wedge"))
 
 _REMEMBER_S = 600.0
 _CONVICTIONS = 2
+_DEATHS = 2
 _MOST = 1024
 
 K = TypeVar("K", bytes, str)
@@ -51,17 +54,20 @@ class Suspects:
         self._convicted = _Memory[bytes](remember_s)
         self._suspended = _Memory[str](remember_s)
         self._convictions: dict[str, list[float]] = {}
+        self._deaths: dict[str, dict[int, float]] = {}
 
     def __repr__(self) -> str:
         return f"<Suspects {len(self._accused)} accused, {len(self._convicted)} convicted>"
 
     def __bool__(self) -> bool:
         """Whether there is anything to look up; without it no digest needs to be made."""
-        return bool(self._accused or self._convicted)
+        return bool(self._accused or self._convicted or self._deaths)
 
-    def accuse(self, digest: bytes, now: float) -> None:
-        """The engine died with this request, among others, inside."""
+    def accuse(self, digest: bytes, key: str, generation: int, now: float) -> None:
+        """The engine *generation* died with this request of *key*, among others, inside."""
         self._accused.add(digest, now)
+        self._forget_deaths(now)
+        self._deaths.setdefault(key, {})[generation] = now
 
     def convict(self, digest: bytes, key: str, now: float) -> bool:
         """The engine died again, with this request of *key* alone inside.
@@ -72,19 +78,24 @@ class Suspects:
         self._accused.forget(digest)
         self._convicted.add(digest, now)
         recent = [at for at in self._convictions.get(key, ()) if now - at < self._remember_s]
-        self._convictions = {key: [*recent, now], **self._others(key, now)}
+        others = {name: at for name, at in self._convictions.items() if name != key}
+        kept = {name: at for name, at in others.items() if now - at[-1] < self._remember_s}
+        self._convictions = {key: [*recent, now], **kept}
         if not self._suspends_keys or len(recent) + 1 < _CONVICTIONS:
             return False
         self._suspended.add(key, now)
         return True
 
-    def clear(self, digest: bytes) -> None:
-        """The request was answered; it is none of those that kill."""
+    def clear(self, digest: bytes, key: str) -> None:
+        """The request was answered, alone; it is none of those that kill."""
         self._accused.forget(digest)
+        self._deaths.pop(key, None)
 
-    def is_accused(self, digest: bytes, now: float) -> bool:
-        """Whether the request must run alone."""
-        return self._accused.left_s(digest, now) > 0
+    def must_be_alone(self, digest: bytes, key: str, now: float) -> bool:
+        """Whether the request is suspected, or its key is on probation."""
+        self._forget_deaths(now)
+        on_probation = len(self._deaths.get(key, ())) >= _DEATHS
+        return on_probation or self._accused.left_s(digest, now) > 0
 
     def quarantined_s(self, digest: bytes, now: float) -> float:
         """Seconds for which the request is still refused; 0 when it is not."""
@@ -94,12 +105,13 @@ class Suspects:
         """Seconds for which the key is still suspended; 0 when it is not."""
         return self._suspended.left_s(key, now)
 
-    def _others(self, key: str, now: float) -> dict[str, list[float]]:
-        return {
-            other: times
-            for other, times in self._convictions.items()
-            if other != key and now - times[-1] < self._remember_s
-        }
+    def _forget_deaths(self, now: float) -> None:
+        for key, deaths in tuple(self._deaths.items()):
+            recent = {which: at for which, at in deaths.items() if now - at < self._remember_s}
+            if recent:
+                self._deaths[key] = recent
+            else:
+                del self._deaths[key]
 
 
 class _Memory(Generic[K]):

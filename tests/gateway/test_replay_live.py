@@ -161,3 +161,18 @@ def test_many_copies_of_one_poison_kill_no_more_than_one_of_it(who: Caller) -> N
     assert restarts(who) == 2
     assert set(codes) <= {"engine_crashed", "request_quarantined"}
     assert who.chat().status_code == 200
+
+
+def test_key_that_kills_with_another_text_each_time_does_not_bring_the_service_down(
+    serve: Serve, key_tool: KeyTool
+) -> None:
+    """Five deaths without an answer in between would be a crash loop."""
+    service = serve(USE_MOCK_MODEL="true", RESTART_BACKOFF_MAX="0.1").ready()
+    other = new_caller(service, key_tool, "other")
+    who = Caller(service, service.key)
+    replies = [
+        who.chat(f"{n}\nmock: tokens=9 crash_after=3", max_tokens=20, stream=True) for n in range(6)
+    ]
+    assert [code_of(each) for each in replies] == ["engine_restarted"] * 4 + ["key_suspended"] * 2
+    assert restarts(who) == 4
+    assert other.chat().status_code == 200

@@ -15,30 +15,30 @@ def test_the_same_text_is_the_same_request_and_another_path_is_not() -> None:
 def test_nothing_is_looked_up_while_nobody_is_accused() -> None:
     suspects = Suspects()
     assert not suspects
-    suspects.accuse(BODY, 0.0)
+    suspects.accuse(BODY, "anna", 1, 0.0)
     assert suspects
 
 
 def test_accused_is_a_suspect_until_it_is_cleared_or_forgotten() -> None:
     suspects = Suspects(remember_s=600.0)
-    suspects.accuse(BODY, 0.0)
-    assert suspects.is_accused(BODY, 599.0)
-    assert not suspects.is_accused(OTHER, 1.0)
-    suspects.clear(BODY)
-    assert not suspects.is_accused(BODY, 1.0)
-    suspects.accuse(BODY, 10.0)
-    assert not suspects.is_accused(BODY, 610.0)
+    suspects.accuse(BODY, "anna", 1, 0.0)
+    assert suspects.must_be_alone(BODY, "bert", 599.0)
+    assert not suspects.must_be_alone(OTHER, "bert", 1.0)
+    suspects.clear(BODY, "anna")
+    assert not suspects.must_be_alone(BODY, "bert", 1.0)
+    suspects.accuse(BODY, "anna", 1, 10.0)
+    assert not suspects.must_be_alone(BODY, "bert", 610.0)
     assert not suspects
 
 
 def test_convicted_is_refused_for_ten_minutes_and_no_suspect_any_more() -> None:
     suspects = Suspects()
-    suspects.accuse(BODY, 0.0)
+    suspects.accuse(BODY, "anna", 1, 0.0)
     assert not suspects.convict(BODY, "anna", 5.0)
     assert suspects.quarantined_s(BODY, 5.0) == 600.0
     assert suspects.quarantined_s(BODY, 604.0) == 1.0
     assert suspects.quarantined_s(BODY, 605.0) == 0.0
-    assert not suspects.is_accused(BODY, 6.0)
+    assert not suspects.must_be_alone(BODY, "bert", 6.0)
     assert suspects.quarantined_s(OTHER, 6.0) == 0.0
 
 
@@ -58,6 +58,26 @@ def test_convictions_far_apart_suspend_nobody() -> None:
     assert not suspects.convict(OTHER, "anna", 600.0)
 
 
+def test_key_that_was_inside_at_two_deaths_is_on_probation_until_it_is_answered() -> None:
+    """With another text each time no request would ever be a suspect."""
+    suspects = Suspects()
+    suspects.accuse(b"one", "anna", 1, 0.0)
+    suspects.accuse(b"two", "anna", 1, 0.0)
+    assert not suspects.must_be_alone(b"three", "anna", 1.0)
+    suspects.accuse(b"three", "anna", 2, 5.0)
+    assert suspects.must_be_alone(b"four", "anna", 6.0)
+    assert not suspects.must_be_alone(b"four", "bert", 6.0)
+    suspects.clear(b"four", "anna")
+    assert not suspects.must_be_alone(b"five", "anna", 7.0)
+
+
+def test_deaths_far_apart_put_no_key_on_probation() -> None:
+    suspects = Suspects()
+    suspects.accuse(b"one", "anna", 1, 0.0)
+    suspects.accuse(b"two", "anna", 2, 600.0)
+    assert not suspects.must_be_alone(b"three", "anna", 601.0)
+
+
 def test_all_callers_under_one_name_are_never_suspended() -> None:
     suspects = Suspects(suspends_keys=False)
     assert not any(suspects.convict(bytes([n]), "everybody", float(n)) for n in range(5))
@@ -68,7 +88,7 @@ def test_memory_is_bounded_and_forgets_the_oldest() -> None:
     suspects = Suspects()
     digests = [n.to_bytes(2, "big") for n in range(3000)]
     for n, digest in enumerate(digests):
-        suspects.accuse(digest, n / 1000)
-    assert not suspects.is_accused(digests[0], 3.0)
-    assert suspects.is_accused(digests[-1], 3.0)
+        suspects.accuse(digest, "anna", 1, n / 1000)
+    assert not suspects.must_be_alone(digests[0], "bert", 3.0)
+    assert suspects.must_be_alone(digests[-1], "bert", 3.0)
     assert repr(suspects) == "<Suspects 1024 accused, 0 convicted>"
