@@ -400,5 +400,9 @@ def _gauge_families(snapshot: Snapshot) -> Iterator[Metric]:
         ("idle_seconds", "Seconds since there was work.", snapshot.idle_s),
     ):
         yield gauges(f"gateway_{name}", text, (), {(): value})
+    restarts = snapshot.engine.get("restarts", 0)
+    text = "Engines that were started because the one before had died."
+    value = float(restarts) if isinstance(restarts, int) else 0.0
+    yield counters("gateway_engine_restarts", text, (), {(): value})
     build: dict[Labels, float] = {(snapshot.version, snapshot.platform): 1.0}
     yield gauges("gateway_build_info", "Version and place.", ("version", "platform"), build)
