@@ -16,12 +16,13 @@ from gateway.app import Endpoint
 from gateway.call import Call
 from gateway.dialects.base import Dialect, EngineCall, FieldPolicy, ModelFacts
 from gateway.dialects.counting import CHAT_COUNT_DIALECT
-from gateway.engine.suspects import Suspects
+from gateway.engine.suspects import Suspects, digest_of
 from gateway.errors import ApiError
 from gateway.front.body import BodyBudget, BodyClaim, BodyRules, check_body_headers, read_body
 from gateway.off_loop import off_loop_if_large
 from gateway.queue.admission import Admission, Wish
 from gateway.relay import Relay
+from gateway.replay import refuse_quarantined
 from gateway.request.continuing import wants_continuation
 from gateway.request.jsonbody import parse
 from gateway.request.patience import patience_of
@@ -92,6 +93,7 @@ class Inference:
                     facts = await self._known_facts(call, patience_s)
                     made = await self._plan(dialect, fields, claim.size_bytes, facts)
                     self._note(call, made)
+                    self._refuse_quarantined(made)
                     replan = self._replanner(dialect, fields, made, facts)
                     with self.activity.considering():
                         made, reservation = await self.spending.reserve(
@@ -110,6 +112,12 @@ class Inference:
             if not streamed:
                 response.headers.update(self.spending.show(call))
             return response
+
+    def _refuse_quarantined(self, plan: EngineCall) -> None:
+        """A first look, before it counts as work; there is another when its turn has come."""
+        if self.suspects:
+            now = asyncio.get_running_loop().time()
+            refuse_quarantined(self.suspects, digest_of(plan.path, plan.body), now)
 
     def _refuse_suspended(self, call: Call) -> None:
         assert call.principal is not None

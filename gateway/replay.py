@@ -30,7 +30,7 @@ from gateway.errors import ApiError
 from gateway.queue.admission import Lease
 from gateway.tasks import Tasks
 
-__all__ = ["Attempt", "Replay", "Revive"]
+__all__ = ["Attempt", "Replay", "Revive", "refuse_quarantined"]
 
 _log = logging.getLogger(__name__)
 
@@ -54,6 +54,18 @@ Raises:
 Revive = Callable[[EngineCall], EngineCall | None]
 """What to send after the engine was lost: the same while the client has nothing of the answer,
 what continues it, or None when neither will do."""
+
+
+def refuse_quarantined(suspects: Suspects, digest: bytes, now: float) -> None:
+    """
+    Refuse what has stopped the engine twice.
+
+    Raises:
+        ApiError: `request_quarantined`.
+    """
+    left_s = suspects.quarantined_s(digest, now)
+    if left_s:
+        raise ApiError("request_quarantined", retry_after_s=left_s)
 
 
 class Replay:
@@ -140,9 +152,7 @@ class Replay:
         if not self._suspects:
             return False
         now = asyncio.get_running_loop().time()
-        left_s = self._suspects.quarantined_s(case.digest, now)
-        if left_s:
-            raise ApiError("request_quarantined", retry_after_s=left_s)
+        refuse_quarantined(self._suspects, case.digest, now)
         return self._suspects.must_be_alone(case.digest, _key_of(call), now)
 
     async def _after_loss(
