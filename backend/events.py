@@ -5,7 +5,7 @@ Events go into `backend.states.advance`, actions come out of it.
 
 from dataclasses import dataclass
 
-from backend.exits import ExitReport
+from backend.exits import ExitCause, ExitReport
 from backend.status import EngineProps
 
 
@@ -90,13 +90,14 @@ class Exited:
 
 
 @dataclass(frozen=True, slots=True)
-class WedgeSeen:
-    """It lives but gets nothing done; only a fresh process can help."""
+class EvictAsked:
+    """It lives but is of no use any more; only a fresh process can help."""
 
     generation: int
+    cause: ExitCause
 
 
-ProcessEvent = Spawned | SpawnFailed | ProbePassed | ProbeNotYet | Served | Exited | WedgeSeen
+ProcessEvent = Spawned | SpawnFailed | ProbePassed | ProbeNotYet | Served | Exited | EvictAsked
 Event = StartAsked | StopAsked | UnloadAsked | WakeAsked | AlarmRang | ProcessEvent
 
 

@@ -45,7 +45,7 @@ class SupervisorSettings:
     Attributes:
         load_timeout_s: From spawn to the first good probe; beyond it the process is killed.
         stop_grace_s: From SIGTERM to SIGKILL, at a stop and when unloading.
-        wedge_grace_s: From SIGTERM to SIGKILL for a process that is taken for stuck.
+        evict_grace_s: From SIGTERM to SIGKILL for a process that is to be replaced.
         reap_timeout_s: From SIGKILL to giving the process up as uninterruptible.
         backoff_first_s: Wait before the second restart in a row; the first is immediate.
         backoff_cap_s: Longest wait, before jitter.
@@ -59,7 +59,7 @@ class SupervisorSettings:
 
     load_timeout_s: float = 1800.0
     stop_grace_s: float = 10.0
-    wedge_grace_s: float = 5.0
+    evict_grace_s: float = 5.0
     reap_timeout_s: float = 10.0
     backoff_first_s: float = 1.0
     backoff_cap_s: float = 60.0

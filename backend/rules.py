@@ -13,6 +13,7 @@ from dataclasses import replace
 from backend.events import (
     Action,
     Event,
+    EvictAsked,
     Exited,
     Probe,
     ProbeNotYet,
@@ -23,7 +24,6 @@ from backend.events import (
     Spawned,
     SpawnFailed,
     Tidy,
-    WedgeSeen,
 )
 from backend.exits import ExitCause, ExitReport
 from backend.machine import Machine, Phase, SupervisorSettings
@@ -129,14 +129,14 @@ def load_timed_out(machine: Machine, event: Event, now: float) -> Step:
     return after, (Signal(signal.SIGKILL),)
 
 
-def wedged(machine: Machine, event: WedgeSeen, now: float) -> Step:
+def evict(machine: Machine, event: EvictAsked, now: float) -> Step:
     """Ask first: what is stuck may only be one slot, and a process that ends by itself logs why."""
     after = replace(
         machine,
         phase=Phase.EVICTING,
-        evicted_for=ExitCause.WEDGE,
+        evicted_for=event.cause,
         killed=False,
-        alarm_s=now + machine.settings.wedge_grace_s,
+        alarm_s=now + machine.settings.evict_grace_s,
     )
     return after, (Signal(signal.SIGTERM),)
 

@@ -31,6 +31,7 @@ from backend import rules
 from backend.events import (
     AlarmRang,
     Event,
+    EvictAsked,
     Exited,
     ProbeNotYet,
     ProbePassed,
@@ -42,7 +43,6 @@ from backend.events import (
     StopAsked,
     UnloadAsked,
     WakeAsked,
-    WedgeSeen,
 )
 from backend.machine import MAY_BE_SHORT, MAY_WAKE, Machine, Phase, SupervisorSettings, snapshot_of
 from backend.rules import Step, backoff_s
@@ -128,7 +128,7 @@ TABLE: dict[tuple[Phase, type[Event]], _Rule] = {
     (Phase.STARTING, StopAsked): rules.stop_before_spawn,
     (Phase.STARTING, UnloadAsked): rules.ignore,
     (Phase.STARTING, WakeAsked): rules.ignore,
-    (Phase.STARTING, WedgeSeen): rules.ignore,
+    (Phase.STARTING, EvictAsked): rules.ignore,
     # ---
     (Phase.LOADING, ProbePassed): rules.ready,
     (Phase.LOADING, ProbeNotYet): rules.probe_again,
@@ -137,12 +137,12 @@ TABLE: dict[tuple[Phase, type[Event]], _Rule] = {
     (Phase.LOADING, StopAsked): rules.stop,
     (Phase.LOADING, UnloadAsked): rules.ignore,
     (Phase.LOADING, WakeAsked): rules.ignore,
-    (Phase.LOADING, WedgeSeen): rules.ignore,
+    (Phase.LOADING, EvictAsked): rules.ignore,
     # ---
     (Phase.READY, Served): rules.served,
     (Phase.READY, AlarmRang): rules.settled,
     (Phase.READY, Exited): rules.after_death,
-    (Phase.READY, WedgeSeen): rules.wedged,
+    (Phase.READY, EvictAsked): rules.evict,
     (Phase.READY, StopAsked): rules.stop,
     (Phase.READY, UnloadAsked): rules.unload,
     (Phase.READY, WakeAsked): rules.ignore,
@@ -155,7 +155,7 @@ TABLE: dict[tuple[Phase, type[Event]], _Rule] = {
     (Phase.EVICTING, ProbePassed): rules.ignore,
     (Phase.EVICTING, ProbeNotYet): rules.ignore,
     (Phase.EVICTING, Served): rules.served,
-    (Phase.EVICTING, WedgeSeen): rules.ignore,
+    (Phase.EVICTING, EvictAsked): rules.ignore,
     # ---
     (Phase.BACKOFF, AlarmRang): rules.restart,
     (Phase.BACKOFF, StopAsked): rules.stop_waiting,
@@ -168,7 +168,7 @@ TABLE: dict[tuple[Phase, type[Event]], _Rule] = {
     (Phase.UNLOADING, UnloadAsked): rules.ignore,
     (Phase.UNLOADING, WakeAsked): rules.wake_after_unload,
     (Phase.UNLOADING, Served): rules.served,
-    (Phase.UNLOADING, WedgeSeen): rules.ignore,
+    (Phase.UNLOADING, EvictAsked): rules.ignore,
     # ---
     (Phase.SLEEPING, StopAsked): rules.stop_waiting,
     (Phase.SLEEPING, UnloadAsked): rules.ignore,
@@ -184,7 +184,7 @@ TABLE: dict[tuple[Phase, type[Event]], _Rule] = {
     (Phase.STOPPING, ProbePassed): rules.ignore,
     (Phase.STOPPING, ProbeNotYet): rules.ignore,
     (Phase.STOPPING, Served): rules.ignore,
-    (Phase.STOPPING, WedgeSeen): rules.ignore,
+    (Phase.STOPPING, EvictAsked): rules.ignore,
     # ---
     (Phase.FAILED, StartAsked): rules.start,
     (Phase.FAILED, StopAsked): rules.ignore,
@@ -194,5 +194,5 @@ TABLE: dict[tuple[Phase, type[Event]], _Rule] = {
     (Phase.FAILED, ProbePassed): rules.ignore,
     (Phase.FAILED, ProbeNotYet): rules.ignore,
     (Phase.FAILED, Served): rules.ignore,
-    (Phase.FAILED, WedgeSeen): rules.ignore,
+    (Phase.FAILED, EvictAsked): rules.ignore,
 }

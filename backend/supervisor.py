@@ -26,6 +26,7 @@ from backend.events import (
     Action,
     AlarmRang,
     Event,
+    EvictAsked,
     Exited,
     Probe,
     ProbeNotYet,
@@ -40,7 +41,6 @@ from backend.events import (
     Tidy,
     UnloadAsked,
     WakeAsked,
-    WedgeSeen,
 )
 from backend.exits import ExitCause, ExitFacts, ExitReport, classify
 from backend.machine import Machine, Phase, SupervisorSettings, snapshot_of
@@ -161,13 +161,22 @@ class Supervisor:
         """Start an engine that sleeps, or is on the way there; returns at once, else no effect."""
         self._put(WakeAsked())
 
-    def evict_wedged(self, generation: int) -> None:
+    def evict(self, generation: int, cause: ExitCause) -> None:
         """
-        End the process *generation*, which is taken for stuck, and start another; returns at once.
+        End the process *generation*, which is of no use any more, and start another.
 
-        Without effect when that process is not the ready one any more.
+        Returns at once. Without effect when that process is not the ready one any more.
+
+        Args:
+            generation: As in the snapshots.
+            cause: What its end is put down to: WEDGE for one that lives and gets nothing done,
+                SIGNAL for one that somebody else has told to end and that does not.
         """
-        self._put(WedgeSeen(generation))
+        self._put(EvictAsked(generation, cause))
+
+    def evict_wedged(self, generation: int) -> None:
+        """Replace a process that is taken for stuck."""
+        self.evict(generation, ExitCause.WEDGE)
 
     def note_served(self) -> None:
         """Tell that a request was answered in full. Cheap: counts once for each process."""

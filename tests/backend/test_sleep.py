@@ -6,6 +6,9 @@ import sys
 import textwrap
 from dataclasses import replace
 
+import pytest
+
+from backend.exits import ExitCause
 from backend.rundir import RunDir
 from backend.status import EngineState
 from tests.support.supervised import LIMIT_S, QUICK, Engine, is_gone, mock_command
@@ -86,10 +89,10 @@ def test_unload_and_wake_at_any_other_time_are_nothing(run, run_dir):
             for state in (EngineState.LOADING, EngineState.READY):
                 await engine.until(state)
                 engine.supervisor.wake()
-                engine.supervisor.evict_wedged(0)
+                engine.supervisor.evict(0, ExitCause.WEDGE)
                 if state is EngineState.LOADING:
                     engine.supervisor.unload()
-                    engine.supervisor.evict_wedged(1)
+                    engine.supervisor.evict(1, ExitCause.WEDGE)
                     engine.supervisor.note_served()
         engine.supervisor.wake()
         return engine
@@ -130,22 +133,23 @@ def test_a_stop_while_asleep_leaves_nothing_behind(run, run_dir):
     assert list(run_dir.iterdir()) == []
 
 
-def test_a_stuck_engine_is_killed_within_its_grace_and_replaced(run, run_dir):
+@pytest.mark.parametrize("cause", [ExitCause.WEDGE, ExitCause.SIGNAL])
+def test_an_evicted_engine_is_killed_within_its_grace_and_replaced(run, run_dir, cause):
     """One that is stopped does not even see the SIGTERM."""
-    settings = replace(QUICK, wedge_grace_s=0.2, stop_grace_s=LIMIT_S)
+    settings = replace(QUICK, evict_grace_s=0.2, stop_grace_s=LIMIT_S)
 
     async def scenario():
         async with Engine(run_dir, settings=settings) as engine:
             first = await engine.until(EngineState.READY)
             os.kill(first.pid, signal.SIGSTOP)
-            engine.supervisor.evict_wedged(first.generation)
+            engine.supervisor.evict(first.generation, cause)
             second = await engine.until(EngineState.READY, generation=2)
-            engine.supervisor.evict_wedged(first.generation)
+            engine.supervisor.evict(first.generation, cause)
             assert await engine.get("/health") == {"status": "ok"}
             return second
 
     second = run(scenario())
-    assert second.last_exit == "wedge (SIGKILL)"
+    assert second.last_exit == f"{cause} (SIGKILL)"
     assert (second.generation, second.restarts, second.deaths) == (2, 1, 1)
 
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from backend.events import (
     AlarmRang,
+    EvictAsked,
     Served,
     Signal,
     Spawn,
@@ -14,7 +15,6 @@ from backend.events import (
     Tidy,
     UnloadAsked,
     WakeAsked,
-    WedgeSeen,
 )
 from backend.exits import ExitCause, ExitReport
 from backend.states import (
@@ -24,6 +24,8 @@ from backend.states import (
     snapshot_of,
 )
 from tests.support.machine_script import EVEN, PROPS, crash_loop
+
+WEDGE = ExitCause.WEDGE
 
 # --- sleep ------------------------------------------------------------------------------------
 
@@ -131,7 +133,7 @@ def test_a_served_request_counts_while_unloading_too(loading):
 def test_what_was_served_by_a_process_that_is_gone_changes_nothing(asleep):
     before = asleep.machine
     assert asleep(Served(1), 12.0) == ()
-    assert asleep(WedgeSeen(1), 12.0) == ()
+    assert asleep(EvictAsked(1, WEDGE), 12.0) == ()
     assert asleep.machine == before
 
 
@@ -256,11 +258,11 @@ def test_a_crash_after_a_wake_is_a_crash_like_any_other(waking):
 
 
 def test_a_stuck_engine_is_asked_then_killed_then_replaced(ready):
-    assert ready(WedgeSeen(1), 20.0) == (Signal(signal.SIGTERM),)
+    assert ready(EvictAsked(1, WEDGE), 20.0) == (Signal(signal.SIGTERM),)
     assert ready.phase is Phase.EVICTING
     assert ready.machine.state is EngineState.RESTARTING
     assert ready.machine.evicted_for is ExitCause.WEDGE
-    assert ready(WedgeSeen(1), 21.0) == ()
+    assert ready(EvictAsked(1, WEDGE), 21.0) == ()
     assert ready(UnloadAsked(), 21.0) == ()
     assert ready(AlarmRang(), 23.0) == (Signal(signal.SIGKILL),)
     assert ready.crashed(23.1) == (Tidy(),)
@@ -269,8 +271,18 @@ def test_a_stuck_engine_is_asked_then_killed_then_replaced(ready):
     assert ready(AlarmRang(), 23.1) == (Spawn(2),)
 
 
+def test_an_engine_that_was_told_to_end_from_outside_is_replaced_for_that_reason(ready):
+    assert ready(EvictAsked(1, ExitCause.SIGNAL), 20.0) == (Signal(signal.SIGTERM),)
+    assert ready.machine.evicted_for is ExitCause.SIGNAL
+    assert ready(EvictAsked(1, WEDGE), 21.0) == ()
+    assert ready.machine.evicted_for is ExitCause.SIGNAL
+    ready.exited(22.0)
+    assert ready.phase is Phase.BACKOFF
+    assert ready(AlarmRang(), 22.0) == (Spawn(2),)
+
+
 def test_a_stuck_engine_that_nothing_can_kill_is_a_failure(ready):
-    ready(WedgeSeen(1), 20.0)
+    ready(EvictAsked(1, WEDGE), 20.0)
     ready(AlarmRang(), 23.0)
     ready(AlarmRang(), 28.0)
     assert ready.machine.failure is Failure.NOT_REAPED
@@ -280,7 +292,7 @@ def test_a_request_served_beside_the_stuck_one_counts(loading):
     crash_loop(loading, 4, 0.0)
     loading.ready(10.0)
     generation = loading.machine.generation
-    loading(WedgeSeen(generation), 20.0)
+    loading(EvictAsked(generation, WEDGE), 20.0)
     loading(Served(generation), 20.0)
     loading.crashed(21.0)
     assert loading.phase is Phase.BACKOFF
@@ -288,15 +300,15 @@ def test_a_request_served_beside_the_stuck_one_counts(loading):
 
 def test_an_engine_that_is_not_ready_is_not_stuck(script):
     script(StartAsked())
-    assert script(WedgeSeen(1), 0.0) == ()
+    assert script(EvictAsked(1, WEDGE), 0.0) == ()
     script.spawned()
-    assert script(WedgeSeen(1), 0.0) == ()
+    assert script(EvictAsked(1, WEDGE), 0.0) == ()
     assert script.phase is Phase.LOADING
 
 
 def test_the_word_about_an_earlier_process_does_not_end_this_one(waking):
     before = waking.machine
-    assert waking(WedgeSeen(1), 21.0) == ()
+    assert waking(EvictAsked(1, WEDGE), 21.0) == ()
     assert waking.machine == before
 
 

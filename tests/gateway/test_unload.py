@@ -8,7 +8,14 @@ from typing import Any, cast
 
 import pytest
 
-from backend import EngineProps, EngineSnapshot, EngineState, ProbeReady, UnixAddress
+from backend import (
+    EngineProps,
+    EngineSnapshot,
+    EngineState,
+    ExitCause,
+    ProbeReady,
+    UnixAddress,
+)
 from gateway.activity import Activity
 from gateway.engine.link import EngineLink, ServedModel
 from gateway.engine.warm_slots import WarmSlots
@@ -36,6 +43,9 @@ class Control:
 
     def wake(self) -> None:
         self._tell("wake")
+
+    def evict(self, generation: int, cause: ExitCause) -> None:
+        pass
 
     def evict_wedged(self, generation: int) -> None:
         pass

@@ -4,6 +4,7 @@ import signal
 
 from backend.events import (
     AlarmRang,
+    EvictAsked,
     Exited,
     ProbeNotYet,
     ProbePassed,
@@ -14,7 +15,6 @@ from backend.events import (
     StopAsked,
     UnloadAsked,
     WakeAsked,
-    WedgeSeen,
 )
 from backend.exits import ExitCause, ExitReport
 from backend.states import (
@@ -28,7 +28,7 @@ from backend.states import (
 SETTINGS = SupervisorSettings(
     load_timeout_s=100,
     stop_grace_s=10,
-    wedge_grace_s=3,
+    evict_grace_s=3,
     reap_timeout_s=5,
     backoff_first_s=1,
     backoff_cap_s=60,
@@ -95,6 +95,6 @@ def events_of(generation, roll=0.9):
         ProbePassed: ProbePassed(generation, PROPS),
         ProbeNotYet: ProbeNotYet(generation),
         Served: Served(generation),
-        WedgeSeen: WedgeSeen(generation),
+        EvictAsked: EvictAsked(generation, ExitCause.WEDGE),
         Exited: Exited(generation, CRASH, roll),
     }
