@@ -40,6 +40,7 @@ from backend import (
 )
 from gateway.access.keywatch import KeyWatch
 from gateway.app import App
+from gateway.engine.last_words import complaints
 from gateway.engine.link import EngineLink
 from gateway.engine.watchdog import Watchdog
 from gateway.errors import ApiError
@@ -205,7 +206,7 @@ class Lifecycle:
             self._announced = True
             self._parts.announce()
         elif snapshot.state is EngineState.FAILED:
-            for line in snapshot.output_tail:
+            for line in complaints(snapshot.output_tail):
                 _log.error("the engine's last words: %s", line)
             failure = snapshot.failure or Failure.INTERNAL
             self._fail(failure, FAILURE_EXIT_CODES[failure])
