@@ -90,7 +90,9 @@ def classify(facts: ExitFacts) -> ExitReport:
 
 
 def _cause(facts: ExitFacts) -> ExitCause:
-    if facts.evicted_for is not None:
+    # What did not listen any more may have been about to die of something worth knowing.
+    unasked = facts.returncode < 0 and -facts.returncode not in facts.signals_sent
+    if facts.evicted_for is not None and not (facts.evicted_for is ExitCause.SIGNAL and unasked):
         return facts.evicted_for
     if facts.returncode < 0:
         return _signal_cause(facts)

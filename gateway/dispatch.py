@@ -167,7 +167,8 @@ class Dispatch:
         lease.abandoned = True  # until the engine's answer has come to its end
         lease.at_work = not plan.generates
         if lease.signs is None:
-            sent = Signs(asyncio.get_running_loop().time(), call.prompt_estimate)
+            now = asyncio.get_running_loop().time()
+            sent = Signs(now, max(call.prompt_estimate, 1), reports=False)
             lease.signs = lambda: sent
         try:
             exchange = await client.send(

@@ -22,7 +22,7 @@ from gateway.front.body import BodyBudget, BodyClaim, BodyRules, check_body_head
 from gateway.off_loop import off_loop_if_large
 from gateway.queue.admission import Admission, Wish
 from gateway.relay import Relay
-from gateway.replay import refuse_quarantined
+from gateway.replay import refuse_quarantined, refuse_suspended
 from gateway.request.continuing import wants_continuation
 from gateway.request.jsonbody import parse
 from gateway.request.patience import patience_of
@@ -122,9 +122,7 @@ class Inference:
     def _refuse_suspended(self, call: Call) -> None:
         assert call.principal is not None
         now = asyncio.get_running_loop().time()
-        left_s = self.suspects.suspended_s(call.principal.key_id, now)
-        if left_s:
-            raise ApiError("key_suspended", retry_after_s=left_s)
+        refuse_suspended(self.suspects, call.principal.key_id, now)
 
     async def _known_facts(self, call: Call, patience_s: float) -> ModelFacts:
         facts = self.facts()

@@ -186,6 +186,8 @@ class Lifecycle:
         parts.status.preparing = True
         try:
             command = await in_daemon_thread(parts.prepare, "find-engine-and-model")
+            if self._stop.is_set():
+                return  # told to stop meanwhile: nothing is started any more
             parts.link.aim(command.address, command.key)
             self._supervisor = parts.supervise(command, self._on_engine)
             parts.link.control(self._supervisor)
@@ -213,6 +215,8 @@ class Lifecycle:
 
     def _fail(self, reason: str, exit_code: int) -> None:
         """Nothing can be served: leave, so that the platform replaces this box."""
+        if self._stop.is_set():
+            return  # it ends already, for a reason of its own
         self._parts.status.failure = reason
         self._parts.admission.close("engine_unavailable", retry_after_s=30.0)
         self._parts.report_fatal(reason)

@@ -46,6 +46,11 @@ __all__ = ["Planner", "Relay", "RelaySettings"]
 _log = logging.getLogger(__name__)
 
 _JSON_LIMIT_BYTES = 64 << 20
+_BATCH_TOKENS = 512
+"""What the engine reads of a prompt between two reports, see `backend.command`."""
+_MEDIA = (b'"image_url"', b'"input_audio"')
+_MEDIA_TOKENS = 2000
+"""A picture or a sound is read in one piece, and takes as long as so many tokens."""
 
 Planner = Callable[[float], Awaitable[EngineCall]]
 """Makes the engine call; may wait so many seconds for an engine to plan for."""
@@ -116,7 +121,6 @@ class Relay:
         if streamed:
             return await self._stream(call, dialect, planner)
         body = await self._whole(call, dialect, planner)
-        self._engine.note_served()
         return Response(body=body, headers=call.headers, content_type="application/json")
 
     # -- replies in one piece
@@ -134,7 +138,10 @@ class Relay:
                 charge_no_prompt(call)
                 raise ApiError("engine_timeout") from None
 
-        return await self._replay.run(call, plan, deadline, attempt, _the_same)
+        body = await self._replay.run(call, plan, deadline, attempt, _the_same)
+        if plan.tasks:  # an engine that can count may still die of every answer
+            self._engine.note_served()
+        return body
 
     async def _ask(self, call: Call, dialect: Dialect, plan: EngineCall, lease: Lease) -> bytes:
         exchange = await self._dispatch.send(call, plan, lease)
@@ -304,9 +311,8 @@ class Relay:
             on_first=lambda: self._on_first(pump.started_s - call.record.queue_s),
         )
         lease.unfinished = pump.unfinished
-        lease.signs = lambda: Signs(
-            pump.quiet_since_s(), 0 if events.events else call.prompt_estimate
-        )
+        unreported = _BATCH_TOKENS + _MEDIA_TOKENS * sum(map(plan.body.count, _MEDIA))
+        lease.signs = lambda: Signs(pump.quiet_since_s(), 0 if events.events else unreported)
         return pump
 
     def _close_books(

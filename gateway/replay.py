@@ -5,7 +5,8 @@ When an attempt fails, in this order:
 2. the client has a part of the answer: it is told `engine_restarted`, unless the answer can be
    continued; what was sent is never sent again;
 3. else nothing is decided before it is known what became of the engine;
-4. it was alone in there, and the engine died of what a request can cause: it is convicted;
+4. the engine died of what a request can cause, for the second time, with nobody else inside: it
+   is convicted (see `gateway.engine.suspects`);
 5. it has been replayed before: `engine_crashed`;
 6. else it is sent once more, from the head of the queue, and alone if it is a suspect.
 
@@ -16,29 +17,30 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
+from weakref import WeakKeyDictionary
 
 from backend import ConnectFailed
 from gateway.call import Call
 from gateway.dialects import EngineCall
 from gateway.dispatch import Deadline, Dispatch, EngineDoor
+from gateway.engine.caution import Caution
 from gateway.engine.failures import EngineLost, from_backend
-from gateway.engine.suspects import ACCUSING_CAUSES, Suspects, digest_of
+from gateway.engine.inquest import Inside, Verdict
+from gateway.engine.suspects import Suspects, digest_of
 from gateway.errors import ApiError
 from gateway.queue.admission import Lease
 from gateway.tasks import Tasks
 
-__all__ = ["Attempt", "Replay", "Revive", "refuse_quarantined"]
+__all__ = ["Attempt", "Replay", "Revive", "refuse_quarantined", "refuse_suspended"]
 
 _log = logging.getLogger(__name__)
 
 _MOST_TRIES = 5
 """To reach the engine at all."""
 _REPLAYS = 1
-_VERDICT_S = 30.0
-"""A connection that broke and an engine of which nothing is known after this long."""
 
 _TELL_S = 1.0
 
@@ -68,13 +70,25 @@ def refuse_quarantined(suspects: Suspects, digest: bytes, now: float) -> None:
         raise ApiError("request_quarantined", retry_after_s=left_s)
 
 
+def refuse_suspended(suspects: Suspects, key: str, now: float) -> None:
+    """
+    Refuse whose requests have stopped the engine.
+
+    Raises:
+        ApiError: `key_suspended`.
+    """
+    left_s = suspects.suspended_s(key, now)
+    if left_s:
+        raise ApiError("key_suspended", retry_after_s=left_s)
+
+
 class Replay:
     """Runs calls.
 
     Args:
         engine: Where they go.
         dispatch: Lets them in.
-        suspects: Who may have killed the engine.
+        caution: What is done about requests that may have killed an engine.
         tasks: Holder of inquiries that outlive their call.
         on_replay: Told for each call that is sent once more.
     """
@@ -83,15 +97,18 @@ class Replay:
         self,
         engine: EngineDoor,
         dispatch: Dispatch,
-        suspects: Suspects,
+        caution: Caution,
         tasks: Tasks,
         *,
         on_replay: Callable[[], None],
     ) -> None:
         self._engine = engine
         self._dispatch = dispatch
-        self._suspects = suspects
+        self._suspects = caution.suspects
+        self._inquest = caution.inquest
+        self._solitude = caution.solitude
         self._tasks = tasks
+        self._left: WeakKeyDictionary[Lease, Inside] = WeakKeyDictionary()
         self._on_replay = on_replay
 
     async def run(
@@ -125,52 +142,88 @@ class Replay:
             except _AccusedMeanwhile:
                 case.tries = max(case.tries, 1)
             except EngineLost as lost:
-                plan = await self._after_loss(call, plan, revive, case, lost)
-                deadline.renew()
+                plan = await self._after_loss(call, plan, deadline, revive, case, lost)
 
     async def _once(
         self, call: Call, plan: EngineCall, deadline: Deadline, attempt: Attempt[T], case: _Case
     ) -> T:
-        alone = self._must_be_alone(call, case)
+        alone = self._look_up(call, case)
         turn = self._dispatch.admit(call, plan, deadline, again=case.again, alone=alone)
         with await turn as lease:
+            if not plan.tasks:  # it takes no slot, so nothing else keeps it out
+                await self._nobody_alone(deadline)
             # One like it may have killed the engine while it waited.
-            if self._must_be_alone(call, case) and not alone:
+            if self._look_up(call, case) and not alone:
                 raise _AccusedMeanwhile
-            case.generation, case.alone = self._engine.generation, alone
-            answer = await attempt(plan, lease)
+            with self._presence(plan, alone) as really_alone:
+                case.generation, case.alone = self._engine.generation, really_alone
+                try:
+                    answer = await attempt(plan, lease)
+                except EngineLost:
+                    raise
+                except (ApiError, asyncio.CancelledError):
+                    if lease.abandoned:  # the engine may still be at work on it, and die of it
+                        self._left[lease] = case.inside(call)
+                    raise
         if alone:
             self._suspects.clear(case.digest, _key_of(call))
         return answer
 
-    def _must_be_alone(self, call: Call, case: _Case) -> bool:
-        """Whether it is a suspect.
+    @contextmanager
+    def _presence(self, plan: EngineCall, alone: bool) -> Iterator[bool]:
+        """The call is in the engine; gives whether nobody else is."""
+        if alone:
+            with self._solitude.alone() as really:
+                yield really
+        elif plan.tasks:
+            yield False
+        else:
+            with self._solitude.beside():
+                yield False
+
+    async def _nobody_alone(self, deadline: Deadline) -> None:
+        try:
+            async with asyncio.timeout(deadline.wait_s()):
+                await self._solitude.over()
+        except TimeoutError:
+            raise ApiError("queue_timeout", retry_after_s=1.0) from None
+
+    def _look_up(self, call: Call, case: _Case) -> bool:
+        """Whether it must be alone.
 
         Raises:
-            ApiError: `request_quarantined`.
+            ApiError: `key_suspended` or `request_quarantined`.
         """
         if not self._suspects:
             return False
-        now = asyncio.get_running_loop().time()
+        now, key = asyncio.get_running_loop().time(), _key_of(call)
+        refuse_suspended(self._suspects, key, now)
         refuse_quarantined(self._suspects, case.digest, now)
-        return self._suspects.must_be_alone(case.digest, _key_of(call), now)
+        return self._suspects.must_be_alone(case.digest, key, now)
 
     async def _after_loss(
-        self, call: Call, plan: EngineCall, revive: Revive, case: _Case, lost: EngineLost
+        self,
+        call: Call,
+        plan: EngineCall,
+        deadline: Deadline,
+        revive: Revive,
+        case: _Case,
+        lost: EngineLost,
     ) -> EngineCall:
         """What to send now that the engine was lost under *plan*.
 
         Raises:
             ApiError: Nothing.
         """
-        judging = self._tasks.spawn(self._judge(call, case), "verdict")
+        judging = self._tasks.spawn(self._inquest.hold(case.inside(call)), "inquest")
         revived = revive(plan)
         if revived is None:
             raise await _told_apart(judging) from lost
-        verdict = await asyncio.shield(judging)
-        if verdict.guilty:
+        deadline.renew()
+        done, _ = await asyncio.wait((judging,), timeout=deadline.wait_s())
+        if done and judging.result().guilty:
             raise ApiError("engine_crashed", retryable=False) from lost
-        if case.replays >= _REPLAYS:
+        if not done or case.replays >= _REPLAYS:
             raise lost
         case.replays += 1
         call.record.replays += 1
@@ -178,30 +231,12 @@ class Replay:
         _log.info("request %s is sent once more", call.record.request_id)
         return revived
 
-    async def _judge(self, call: Call, case: _Case) -> _Verdict:
-        """Find out what became of the engine, and whether this call is to blame for it."""
-        digest, alone = case.digest, case.alone
-        try:
-            async with asyncio.timeout(_VERDICT_S):
-                cause = await self._engine.fate(case.generation)
-        except TimeoutError:
-            return _Verdict(lives=False)
-        if cause not in ACCUSING_CAUSES:
-            return _Verdict(lives=cause is None)
-        now = asyncio.get_running_loop().time()
-        key_id = _key_of(call)
-        if not alone:
-            self._suspects.accuse(digest, key_id, case.generation, now)
-            return _Verdict(lives=False)
-        suspended = self._suspects.convict(digest, key_id, now)
-        _log.error(
-            "request %s of key %s has stopped the engine twice (%s); it is refused from now on%s",
-            call.record.request_id,
-            key_id,
-            cause,
-            ", and its key for some minutes" if suspended else "",
-        )
-        return _Verdict(lives=False, guilty=True)
+    def judge_left(self, generation: int, cause: str, leases: Iterable[Lease]) -> None:
+        """The engine died while it was still at work for those who had left."""
+        for lease in leases:
+            inside = self._left.pop(lease, None)
+            if inside is not None and inside.generation == generation:
+                self._inquest.judge(inside, cause)
 
 
 def _key_of(call: Call) -> str:
@@ -235,19 +270,18 @@ class _Case:
             self._digest = digest_of(self._plan.path, self._plan.body)
         return self._digest
 
+    def inside(self, call: Call) -> Inside:
+        """It, as somebody who is in the engine."""
+        return Inside(
+            self.digest, _key_of(call), self.generation, self.alone, call.record.request_id
+        )
+
 
 class _AccusedMeanwhile(Exception):  # noqa: N818 - what happened while it waited
     """It had a turn among others and must have one alone."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Verdict:
-    lives: bool
-    """The engine let go of this one request and goes on."""
-    guilty: bool = False
-
-
-async def _told_apart(judging: asyncio.Task[_Verdict]) -> ApiError:
+async def _told_apart(judging: asyncio.Task[Verdict]) -> ApiError:
     """What somebody is told who has a part of the answer; that can wait for a moment only."""
     done, _ = await asyncio.wait((judging,), timeout=_TELL_S)
     lives = bool(done) and judging.result().lives

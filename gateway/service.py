@@ -26,11 +26,15 @@ from gateway.call import Call
 from gateway.clocks import Clocks, ExpiryClock
 from gateway.dispatch import Dispatch
 from gateway.endpoints import Endpoints
+from gateway.engine.caution import Caution
 from gateway.engine.counter import PromptCounter
+from gateway.engine.inquest import Inquest
 from gateway.engine.link import EngineLink
 from gateway.engine.slots import SlotWatch
+from gateway.engine.solitude import Solitude
 from gateway.engine.suspects import Suspects
 from gateway.engine.warm_slots import WarmSlots
+from gateway.engine.wary_counter import WaryCounter
 from gateway.foundation import CLOCKS, Foundation, verdict_options
 from gateway.front.body import BodyBudget
 from gateway.front.cors import CorsPolicy
@@ -52,7 +56,7 @@ from gateway.routes import ROUTE_NAMES, route_patterns, route_table
 from gateway.settings.model import Settings
 from gateway.spending import Spending
 from gateway.tasks import Tasks
-from gateway.upkeep import idle_keeper, on_leak, watchdog
+from gateway.upkeep import idle_keeper, leak_patience_s, on_leak, watchdog
 from gateway.wiring import (
     body_rules,
     default_limits,
@@ -113,6 +117,7 @@ def compose(
         lambda: link.client,
         tasks,
         on_leak=on_leak(settings, foundation, link),
+        patience_s=leak_patience_s(settings),
     )
     link.on_ready = foundation.activity.touch
     metrics.know_busy_keys(
@@ -121,8 +126,12 @@ def compose(
             for key, in_use in ledger.in_use().items()
         }
     )
-    spending = _spending(ledger, foundation, link)
-    inference = _inference(settings, foundation, spending, link, tasks, watch, starts.first_event)
+    suspects = Suspects(suspends_keys=settings.checks_keys)
+    caution = Caution(suspects, Solitude(), Inquest(link, suspects))
+    spending = _spending(ledger, foundation, link, caution, tasks)
+    inference = _inference(
+        settings, foundation, spending, caution, link, tasks, watch, starts.first_event
+    )
     endpoints = _endpoints(foundation, ledger, link, watch, verdict_options(settings))
     clocks = Clocks(CLOCKS.monotonic, expiry)
     app = _app(settings, foundation, inference, endpoints, store, calls, clocks)
@@ -213,10 +222,14 @@ def _engine_link(
     )
 
 
-def _spending(ledger: Ledger, foundation: Foundation, link: EngineLink) -> Spending:
+def _spending(
+    ledger: Ledger, foundation: Foundation, link: EngineLink, caution: Caution, tasks: Tasks
+) -> Spending:
     return Spending(
         ledger=ledger,
-        counter=PromptCounter(lambda: link.client),
+        counter=WaryCounter(
+            PromptCounter(lambda: link.client), lambda: link.generation, caution, tasks
+        ),
         clocks=CLOCKS,
         rates=foundation.admission.rates,
         slots=lambda: link.slots,
@@ -227,16 +240,17 @@ def _inference(
     settings: Settings,
     foundation: Foundation,
     spending: Spending,
+    caution: Caution,
     link: EngineLink,
     tasks: Tasks,
     watch: KeyWatch | None,
     on_first: Callable[[float], None],
 ) -> Inference:
     admission, metrics = foundation.admission, foundation.metrics
-    suspects = Suspects(suspends_keys=settings.checks_keys)
     welcome = watch.welcome if watch is not None else _everybody_is_welcome
     dispatch = Dispatch(link, admission, still_welcome=welcome)
-    replay = Replay(link, dispatch, suspects, tasks, on_replay=metrics.replayed)
+    replay = Replay(link, dispatch, caution, tasks, on_replay=metrics.replayed)
+    link.on_death = replay.judge_left
     relay = Relay(
         link,
         admission,
@@ -257,7 +271,7 @@ def _inference(
         # Where keys are not checked all callers are one, who may have all of it.
         budget=BodyBudget(settings.max_body_memory, None if watch else settings.max_body_memory),
         activity=foundation.activity,
-        suspects=suspects,
+        suspects=caution.suspects,
     )
 
 

@@ -22,8 +22,8 @@ from weakref import WeakValueDictionary
 from gateway.call import Call
 from gateway.clocks import Clocks
 from gateway.dialects import EngineCall, ModelFacts
-from gateway.engine.counter import PromptCounter
 from gateway.engine.failures import context_exceeded
+from gateway.engine.wary_counter import WaryCounter
 from gateway.errors import RETRY_AFTER_MAX_S
 from gateway.limits.cost import (
     answer_tokens,
@@ -72,7 +72,7 @@ class Spending:
     """
 
     ledger: Ledger
-    counter: PromptCounter
+    counter: WaryCounter
     clocks: Clocks
     rates: ServiceRates
     slots: Callable[[], int]
@@ -225,7 +225,7 @@ class Spending:
             counts = None
             with suppress(TimeoutError):
                 async with asyncio.timeout(min(wait_s, _COUNT_WAIT_S)), self.counting(who.key_id):
-                    counts = await self.counter.count(plan)
+                    counts = await self.counter.count(plan, who.key_id, self.clocks.monotonic())
             if counts is None:
                 return None
             if max(counts) > longest_prompt(plan, facts):

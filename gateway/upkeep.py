@@ -8,16 +8,20 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 
+from backend import ExitCause
 from gateway.engine.link import EngineLink
+from gateway.engine.silence import Trouble
 from gateway.engine.watchdog import Watchdog
 from gateway.foundation import Foundation
 from gateway.idle import IdleKeeper
 from gateway.settings.model import Settings
 from gateway.stop_instance import ask_to_stop, stop_request
 
-__all__ = ["idle_keeper", "on_leak", "watchdog"]
+__all__ = ["idle_keeper", "leak_patience_s", "on_leak", "watchdog"]
 
 _log = logging.getLogger(__name__)
+
+_LEAK_S = 30.0
 
 
 def on_leak(settings: Settings, foundation: Foundation, link: EngineLink) -> Callable[[int], None]:
@@ -28,9 +32,14 @@ def on_leak(settings: Settings, foundation: Foundation, link: EngineLink) -> Cal
         # At work for nobody, and nobody else is there: it is stuck. Others are not made to pay.
         if settings.watchdog_seconds and not foundation.admission.in_flight:
             foundation.metrics.engine_stuck()
-            link.evict(link.generation)
+            link.evict(link.generation, ExitCause.WEDGE)
 
     return leaked
+
+
+def leak_patience_s(settings: Settings) -> float:
+    """How long a slot may be at work for nobody."""
+    return min(_LEAK_S, settings.watchdog_seconds or _LEAK_S)
 
 
 def watchdog(settings: Settings, foundation: Foundation, link: EngineLink) -> Watchdog | None:
@@ -38,15 +47,15 @@ def watchdog(settings: Settings, foundation: Foundation, link: EngineLink) -> Wa
     if not settings.watchdog_seconds:
         return None
 
-    def on_stuck(generation: int) -> None:
+    def on_stuck(generation: int, trouble: Trouble) -> None:
         foundation.metrics.engine_stuck()
-        link.evict(generation)
+        link.evict(generation, ExitCause.SIGNAL if trouble.deaf else ExitCause.WEDGE)
 
     return Watchdog(
         settings.watchdog_seconds,
         foundation.admission,
         serving=lambda: link.serving,
-        ask=link.is_alive,
+        ask=link.sign_of_life,
         on_stuck=on_stuck,
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from backend import BackendError, EngineClient
+from backend import BackendError, EngineClient, EngineGone
 from gateway.dialects import EngineCall
 from gateway.dialects.counting import Counted, count_call
 from gateway.off_loop import off_loop_if_large
@@ -37,9 +37,14 @@ class PromptCounter:
         """Tokens of each prompt of *plan*; None when the engine cannot tell now.
 
         Nothing fails because of that: the engine itself refuses what does not fit.
+
+        Raises:
+            EngineGone: The engine was lost while it counted.
         """
         try:
             return await self._ask(plan)
+        except EngineGone:
+            raise
         except (BackendError, ValueError) as exc:
             _log.info("a prompt could not be counted: %s", type(exc).__name__)
             return None

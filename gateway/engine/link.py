@@ -16,15 +16,19 @@ from typing import Protocol
 from backend import (
     Address,
     BackendError,
+    ConnectFailed,
     EngineClient,
     EngineSnapshot,
     EngineState,
+    ExitCause,
     Probe,
     ProbeReady,
 )
 from gateway.dialects.base import ModelFacts
+from gateway.engine.fates import Fates
+from gateway.engine.silence import Sign
 from gateway.engine.warm_slots import WarmSlots
-from gateway.queue.admission import Admission
+from gateway.queue.admission import Admission, Lease
 from gateway.status import ServiceStatus
 from gateway.tasks import Tasks
 
@@ -33,6 +37,8 @@ __all__ = ["EngineControl", "EngineLink", "ServedModel"]
 _log = logging.getLogger(__name__)
 
 _ASK_AGAIN_S = 0.1
+_DEAF_INQUIRIES = 20
+"""A process that crashes closes its sockets a while before it is gone: that is no deafness."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +53,7 @@ class ServedModel:
     """Requests at a time, when fewer than the engine's slots are wanted."""
 
 
-def _nobody_to_tell() -> None:
+def _nobody_to_tell(*_: object) -> None:
     pass
 
 
@@ -63,11 +69,10 @@ class EngineControl(Protocol):
     def wake(self) -> None:
         """Start an engine that was unloaded."""
 
-    def evict_wedged(self, generation: int) -> None:
+    def evict(self, generation: int, cause: ExitCause) -> None:
         """Kill the engine of this generation, if it is still there, and start another."""
 
 
-_DEATHS_KEPT = 16
 _SIGN_OF_LIFE_S = 5.0
 _WAKE_AGAIN_S = 2.0
 _PROCESS_ENDED = frozenset(
@@ -115,11 +120,12 @@ class EngineLink:
         self._warm = warm
         self._saving: asyncio.Task[int] | None = None
         self._inquiry: asyncio.Task[None] | None = None
+        self._inquired = -1
         self._target: tuple[Address, str] | None = None
         self._doubtful = False
         self._control: EngineControl | None = None
-        self._deaths: dict[int, str] = {}
-        self._news = asyncio.Event()
+        self._fates = Fates(self._is_well)
+        self._left_inside: tuple[Lease, ...] = ()
         self.generation = -1
         """Counts engine processes; the one that serves, or did last."""
         self.client: EngineClient | None = None
@@ -128,6 +134,8 @@ class EngineLink:
         self.slots = 1
         self.on_ready: Callable[[], None] = _nobody_to_tell
         """Told each time an engine begins to serve."""
+        self.on_death: Callable[[int, str, tuple[Lease, ...]], None] = _nobody_to_tell
+        """Told of each death: which engine, of what, and who had left it in the middle of work."""
 
     def __repr__(self) -> str:
         return f"<EngineLink {self._status.engine.state} {self.client}>"
@@ -151,21 +159,25 @@ class EngineLink:
         """The generation of the engine that serves; None while none does."""
         return self.generation if self._is_ready() and self.client is not None else None
 
-    async def is_alive(self) -> bool:
-        """Ask the engine for a sign of life; False when it gave none."""
+    async def sign_of_life(self) -> Sign:
+        """Ask the engine for one."""
         client = self.client
         if client is None:
-            return True
+            return Sign.ALIVE
         try:
             status, _ = await client.request("GET", "/health", timeout_s=_SIGN_OF_LIFE_S)
+        except ConnectFailed as exc:
+            gone = isinstance(exc.__cause__, ConnectionRefusedError | FileNotFoundError)
+            return Sign.DEAF if gone else Sign.NONE
         except BackendError:
-            return False
-        return status == 200
+            return Sign.NONE
+        return Sign.ALIVE if status == 200 else Sign.NONE
 
-    def evict(self, generation: int) -> None:
-        """Have a stuck engine replaced."""
+    def evict(self, generation: int, cause: ExitCause) -> None:
+        """Have an engine replaced that lives and serves nobody."""
+        self._left_inside = self._admission.left()
         if self._control is not None:
-            self._control.evict_wedged(generation)
+            self._control.evict(generation, cause)
 
     async def unload(self) -> bool:
         """Have the engine give its memory back until somebody needs it.
@@ -235,20 +247,16 @@ class EngineLink:
             self._admission.dismiss("engine_unavailable", retry_after_s=_WAKE_AGAIN_S)
         elif self._admission.queued:
             self._wanted()  # who came when it was told to unload but did not look asleep yet
-        self._tell_those_who_ask()
+        self._fates.tell()
 
     def _note_death(self, before: EngineSnapshot, after: EngineSnapshot) -> None:
         if after.deaths == before.deaths:
             return
         cause = (after.last_exit or "unknown").partition(" ")[0]
-        self._deaths[after.generation] = cause
-        while len(self._deaths) > _DEATHS_KEPT:
-            del self._deaths[next(iter(self._deaths))]
+        left_inside, self._left_inside = self._left_inside or self._admission.left(), ()
+        self._fates.died(after.generation, cause)
+        self.on_death(after.generation, cause, left_inside)
         self._on_exit(cause)
-
-    def _tell_those_who_ask(self) -> None:
-        self._news.set()
-        self._news = asyncio.Event()
 
     async def fate(self, generation: int) -> str | None:
         """Wait until it is known what became of the engine process *generation*.
@@ -256,11 +264,10 @@ class EngineLink:
         Returns:
             What it died of, as in `backend.exits`; None when it lives on.
         """
-        while generation not in self._deaths:
-            if generation == self.generation and self._is_ready() and not self._doubtful:
-                return None
-            await self._news.wait()
-        return self._deaths[generation]
+        return await self._fates.of(generation)
+
+    def _is_well(self, generation: int) -> bool:
+        return generation == self.generation and self._is_ready() and not self._doubtful
 
     def suspect(self) -> None:
         """A connection to the engine broke: let nobody in until it is known that the engine lives.
@@ -270,19 +277,25 @@ class EngineLink:
         """
         self._admission.set_capacity(0)
         self._doubtful = True
-        if self._inquiry is None or self._inquiry.done():
+        if self._inquiry is None or self._inquiry.done() or self._inquired != self.generation:
+            self._inquired = self.generation
             self._inquiry = self._tasks.spawn(self._inquire(self.generation), "inquire")
 
     async def _inquire(self, generation: int) -> None:
         """Ask the engine itself; ends with a good answer or with news from the supervisor."""
         assert self._target is not None, "only an engine that was there can be suspected"
+        deaf = 0
         while self.generation == generation and self._is_ready():
             result = await self._probe(*self._target)
             if isinstance(result, ProbeReady) and self._is_ready():
                 self._doubtful = False
                 self._admission.set_capacity(self.slots)
-                self._tell_those_who_ask()
+                self._fates.tell()
                 return
+            deaf = deaf + 1 if await self.sign_of_life() is Sign.DEAF else 0
+            if deaf == _DEAF_INQUIRIES:
+                _log.error("the engine lives and listens no more; it is restarted")
+                self.evict(generation, ExitCause.SIGNAL)
             await asyncio.sleep(_ASK_AGAIN_S)
 
     def _is_ready(self) -> bool:

@@ -41,6 +41,7 @@ class SlotWatch:
         client: The way to the engine that runs; None while none does.
         tasks: Holder of the inquiry.
         on_leak: Told the number of slots that the engine did not let go of in time.
+        patience_s: That time.
     """
 
     def __init__(
@@ -50,11 +51,13 @@ class SlotWatch:
         tasks: Tasks,
         *,
         on_leak: Callable[[int], None],
+        patience_s: float = _PATIENCE_S,
     ) -> None:
         self._admission = admission
         self._client = client
         self._tasks = tasks
         self._on_leak = on_leak
+        self._patience_s = patience_s
         self._inquiry: asyncio.Task[None] | None = None
         admission.on_abandoned = self._notice
 
@@ -108,7 +111,7 @@ class SlotWatch:
     def _give_up(self) -> None:
         now = asyncio.get_running_loop().time()
         left = self._admission.left()
-        lost = [lease for lease in left if now - lease.released_s >= _PATIENCE_S]
+        lost = [lease for lease in left if now - lease.released_s >= self._patience_s]
         if lost:
             slots = sum(lease.slots for lease in lost)
             _log.warning("%d slots are at work for nobody", slots)

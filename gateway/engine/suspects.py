@@ -7,10 +7,10 @@ Rules:
 3. A suspect that comes to its end is cleared; one under which the engine dies again is convicted,
    and its like are refused for a while. So no request kills the engine three times, and nobody
    pays for a neighbour.
-4. A key with two convictions in that time is suspended for as long: repeating what breaks a
-   server makes it worse.
-5. A key that was inside at two deaths is on probation: all its requests run alone, until one of
+4. A key that was inside at two deaths is on probation: all its requests run alone, until one of
    them is answered. So a key cannot go on killing with a new text each time.
+5. A key under which the engine died twice while nobody else was inside is suspended for a while:
+   repeating what breaks a server makes it worse.
 
 A request is known by a digest of what the engine gets, so the same text sent again is the same
 request. Everything is bounded: the oldest is forgotten first.
@@ -18,17 +18,18 @@ request. Everything is bounded: the oldest is forgotten first.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Generic, TypeVar
 
-__all__ = ["ACCUSING_CAUSES", "Suspects", "digest_of"]
+__all__ = ["ACCUSING_CAUSES", "Judgement", "Suspects", "digest_of"]
 
 ACCUSING_CAUSES = frozenset(("segv", "abort", "oom", "error", "wedge"))
 """Causes of an engine's death (see `backend.exits`) that a request can bring about."""
 
 _REMEMBER_S = 600.0
-_CONVICTIONS = 2
 _DEATHS = 2
+_LONE_DEATHS = 2
 _MOST = 1024
 
 K = TypeVar("K", bytes, str)
@@ -37,6 +38,16 @@ K = TypeVar("K", bytes, str)
 def digest_of(path: str, body: bytes) -> bytes:
     """What a request is known by: its path on the engine and its whole body."""
     return blake2b(body, digest_size=16, person=path.encode()[-16:]).digest()
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What follows from a death of the engine for the one request that was inside."""
+
+    convicted: bool
+    """It had been accused before: its like are refused from now on."""
+    suspended: bool
+    """So is its key."""
 
 
 class Suspects:
@@ -49,53 +60,49 @@ class Suspects:
 
     def __init__(self, *, suspends_keys: bool = True, remember_s: float = _REMEMBER_S) -> None:
         self._suspends_keys = suspends_keys
-        self._remember_s = remember_s
         self._accused = _Memory[bytes](remember_s)
         self._convicted = _Memory[bytes](remember_s)
         self._suspended = _Memory[str](remember_s)
-        self._convictions: dict[str, list[float]] = {}
-        self._deaths: dict[str, dict[int, float]] = {}
+        self._deaths = _Deaths(remember_s)
+        self._lone_deaths = _Deaths(remember_s)
 
     def __repr__(self) -> str:
         return f"<Suspects {len(self._accused)} accused, {len(self._convicted)} convicted>"
 
     def __bool__(self) -> bool:
         """Whether there is anything to look up; without it no digest needs to be made."""
-        return bool(self._accused or self._convicted or self._deaths)
+        return bool(self._accused or self._convicted or self._deaths or self._suspended)
 
     def accuse(self, digest: bytes, key: str, generation: int, now: float) -> None:
-        """The engine *generation* died with this request of *key*, among others, inside."""
+        """The engine *generation* died with this request of *key*, perhaps among others, inside."""
         self._accused.add(digest, now)
-        self._forget_deaths(now)
-        self._deaths.setdefault(key, {})[generation] = now
+        self._deaths.add(key, generation, now)
 
-    def convict(self, digest: bytes, key: str, now: float) -> bool:
-        """The engine died again, with this request of *key* alone inside.
-
-        Returns:
-            Whether the key is suspended from now on because of it.
-        """
-        self._accused.forget(digest)
-        self._convicted.add(digest, now)
-        recent = [at for at in self._convictions.get(key, ()) if now - at < self._remember_s]
-        others = {name: at for name, at in self._convictions.items() if name != key}
-        kept = {name: at for name, at in others.items() if now - at[-1] < self._remember_s}
-        self._convictions = {key: [*recent, now], **kept}
-        if not self._suspends_keys or len(recent) + 1 < _CONVICTIONS:
-            return False
-        self._suspended.add(key, now)
-        return True
+    def died_alone(self, digest: bytes, key: str, generation: int, now: float) -> Judgement:
+        """The engine *generation* died with this request of *key*, and no other, inside."""
+        convicted = self._accused.left_s(digest, now) > 0
+        self.accuse(digest, key, generation, now)
+        if convicted:
+            self._accused.forget(digest)
+            self._convicted.add(digest, now)
+        self._lone_deaths.add(key, generation, now)
+        suspended = self._suspends_keys and self._lone_deaths.of(key, now) >= _LONE_DEATHS
+        if suspended:
+            self._suspended.add(key, now)
+        return Judgement(convicted, suspended)
 
     def clear(self, digest: bytes, key: str) -> None:
         """The request was answered, alone; it is none of those that kill."""
         self._accused.forget(digest)
-        self._deaths.pop(key, None)
+        self._deaths.forget(key)
+
+    def is_accused(self, digest: bytes, now: float) -> bool:
+        """Whether the engine died with this request inside."""
+        return self._accused.left_s(digest, now) > 0
 
     def must_be_alone(self, digest: bytes, key: str, now: float) -> bool:
         """Whether the request is suspected, or its key is on probation."""
-        self._forget_deaths(now)
-        on_probation = len(self._deaths.get(key, ())) >= _DEATHS
-        return on_probation or self._accused.left_s(digest, now) > 0
+        return self._deaths.of(key, now) >= _DEATHS or self.is_accused(digest, now)
 
     def quarantined_s(self, digest: bytes, now: float) -> float:
         """Seconds for which the request is still refused; 0 when it is not."""
@@ -104,14 +111,6 @@ class Suspects:
     def suspended_s(self, key: str, now: float) -> float:
         """Seconds for which the key is still suspended; 0 when it is not."""
         return self._suspended.left_s(key, now)
-
-    def _forget_deaths(self, now: float) -> None:
-        for key, deaths in tuple(self._deaths.items()):
-            recent = {which: at for which, at in deaths.items() if now - at < self._remember_s}
-            if recent:
-                self._deaths[key] = recent
-            else:
-                del self._deaths[key]
 
 
 class _Memory(Generic[K]):
@@ -143,3 +142,33 @@ class _Memory(Generic[K]):
         if left_s <= 0:
             self.forget(what)
         return max(left_s, 0.0)
+
+
+class _Deaths:
+    """Which engines died with something of a key inside, and when."""
+
+    def __init__(self, remember_s: float) -> None:
+        self._remember_s = remember_s
+        self._by_key: dict[str, dict[int, float]] = {}
+
+    def __len__(self) -> int:
+        return len(self._by_key)
+
+    def add(self, key: str, generation: int, now: float) -> None:
+        self._forget_old(now)
+        self._by_key.setdefault(key, {})[generation] = now
+
+    def of(self, key: str, now: float) -> int:
+        self._forget_old(now)
+        return len(self._by_key.get(key, ()))
+
+    def forget(self, key: str) -> None:
+        self._by_key.pop(key, None)
+
+    def _forget_old(self, now: float) -> None:
+        for key, deaths in tuple(self._by_key.items()):
+            recent = {which: at for which, at in deaths.items() if now - at < self._remember_s}
+            if recent:
+                self._by_key[key] = recent
+            else:
+                del self._by_key[key]

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
-from gateway.engine.silence import Silence
+from gateway.engine.silence import Sign, Silence, Trouble
 from gateway.queue.admission import Admission
 
 __all__ = ["Watchdog"]
@@ -26,9 +26,8 @@ class Watchdog:
         limit_s: How long it may be silent; above 0.
         admission: Knows what the engine works on.
         serving: The generation of the engine process that serves; None while none does.
-        ask: Asks the engine for a sign of life; False when it did not give one. Must end within
-            the time that a cancellation takes.
-        on_stuck: Told the generation of a process that must be replaced.
+        ask: Asks the engine for a sign of life.
+        on_stuck: Told the generation of a process that must be replaced, and why.
     """
 
     def __init__(
@@ -37,8 +36,8 @@ class Watchdog:
         admission: Admission,
         *,
         serving: Callable[[], int | None],
-        ask: Callable[[], Awaitable[bool]],
-        on_stuck: Callable[[int], None],
+        ask: Callable[[], Awaitable[Sign]],
+        on_stuck: Callable[[int, Trouble], None],
     ) -> None:
         self._limit_s = limit_s
         self._tick_s = min(_MOST_TICK_S, limit_s / 4)
@@ -72,21 +71,18 @@ class Watchdog:
             if time() >= next_probe_s:
                 asked_s = time()
                 await self._probe(silence)
-                next_probe_s = asked_s + self._probe_every_s
+                next_probe_s = asked_s + (0.0 if silence.in_doubt else self._probe_every_s)
                 silence.tick(time(), self._probe_timeout_s)
-            why = silence.verdict(self._admission.signs(), time())
-            if why is not None and self._serving() == generation:
-                _log.error("the engine is stuck: %s; it is restarted", why)
-                self._on_stuck(generation)
+            trouble = silence.verdict(self._admission.signs(), time())
+            if trouble is not None and self._serving() == generation:
+                _log.error("the engine is stuck: %s; it is restarted", trouble.why)
+                self._on_stuck(generation, trouble)
 
     async def _probe(self, silence: Silence) -> None:
         asked_s = asyncio.get_running_loop().time()
         try:
             async with asyncio.timeout(self._probe_timeout_s):
-                alive = await self._ask()
+                sign = await self._ask()
         except TimeoutError:
-            alive = False
-        if alive:
-            silence.answered()
-        else:
-            silence.unanswered(asked_s)
+            sign = Sign.NONE
+        silence.probed(sign, asked_s)

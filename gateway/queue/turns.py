@@ -45,14 +45,17 @@ class Signs:
 
     heard_s: float
     """When it last gave a sign of life, or was last not listened to; monotonic seconds."""
-    prefill_tokens: int
-    """Tokens of a prompt that it may still be busy with; 0 once it answers."""
+    unreported_tokens: int
+    """Tokens of a prompt that it may read without a word; 0 once it answers."""
+    reports: bool = True
+    """It tells how far it is with the prompt, after each batch."""
 
 
 class Lease:
     """Slots held by one request, given back exactly once."""
 
     __slots__ = (
+        "__weakref__",
         "_give_back",
         "abandoned",
         "at_work",

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import httpx
@@ -132,8 +133,10 @@ def test_killed_from_outside_accuses_nobody(who: Caller) -> None:
 
 def test_second_conviction_suspends_the_key_and_no_other(who: Caller, key_tool: KeyTool) -> None:
     other = new_caller(who.service, key_tool, "other")
-    for text in ("mock: crash_head", "mock: crash_head crash=abrt"):
-        assert code_of(who.chat(text)) == "engine_crashed"
+    assert code_of(who.chat("mock: crash_head")) == "engine_crashed"
+    # It is on probation by now, so there is no doubt from the first death on.
+    assert code_of(who.chat("mock: crash_head crash=abrt")) == "key_suspended"
+    assert restarts(other) == 3
     reply = who.chat("harmless")
     assert (reply.status_code, code_of(reply)) == (403, "key_suspended")
     assert other.chat("harmless").status_code == 200
@@ -176,3 +179,56 @@ def test_key_that_kills_with_another_text_each_time_does_not_bring_the_service_d
     assert [code_of(each) for each in replies] == ["engine_restarted"] * 4 + ["key_suspended"] * 2
     assert restarts(who) == 4
     assert other.chat().status_code == 200
+
+
+def test_suspended_key_has_nobody_in_the_queue_any_more(serve: Serve) -> None:
+    """Eight at once, each with another text: those that wait are not let in after the verdict."""
+    service = serve(USE_MOCK_MODEL="true", RESTART_BACKOFF_MAX="0.1").ready()
+    who = Caller(service, service.key)
+    with ThreadPoolExecutor(8) as pool:
+        texts = [f"{n}\nmock: prefill_ms=50 crash_after=0" for n in range(8)]
+        codes = [code_of(each.result(30)) for each in [*map(partial(pool.submit, who.chat), texts)]]
+    assert restarts(who) <= 4
+    assert codes.count("key_suspended") >= 4
+    assert set(codes) <= {"engine_crashed", "key_suspended"}
+
+
+def test_key_on_probation_gets_its_harmless_requests_answered(who: Caller) -> None:
+    """The engine dies under one of them by chance: it is sent once more, as any other."""
+    for n in range(2):
+        text = f"{n}\nmock: tokens=9 crash_after=3"
+        assert code_of(who.chat(text, max_tokens=20, stream=True)) == "engine_restarted"
+    with ThreadPoolExecutor() as pool:
+        harmless = pool.submit(who.chat, "mock: tokens=20 prefill_ms=400", max_tokens=30)
+        assert restarts(who) == 2
+        engine_stats(who.service, active=1)
+        os.kill(engine(who)["pid"], signal.SIGSEGV)
+        assert harmless.result(20).status_code == 200
+    assert who.chat("mock: tokens=20 prefill_ms=400", max_tokens=30).status_code == 200
+
+
+def test_engine_that_can_count_and_nothing_else_is_given_up(serve: Serve) -> None:
+    service = serve(
+        USE_MOCK_MODEL="true", RESTART_BACKOFF_MAX="0.1", CRASH_LIMIT="3", FAILED_EXIT_DELAY="0"
+    ).ready()
+    who = Caller(service, service.key)
+    for n in range(2):
+        who.post(chat_body("count me"), "/v1/chat/completions/input_tokens")
+        who.chat(f"{n}\nmock: tokens=9 crash_after=3", max_tokens=20, stream=True)
+        restarts(who)
+    who.post(chat_body("count me"), "/v1/chat/completions/input_tokens")
+    who.chat("2\nmock: tokens=9 crash_after=3", max_tokens=20, stream=True)
+    assert service.wait(30) == 1
+
+
+def test_stream_that_hangs_and_is_left_is_found_out(serve: Serve) -> None:
+    """Its client has gone when the engine is taken for stuck; the next one to ask pays for it."""
+    service = serve(**FAST, PARALLEL="1", WATCHDOG_SECONDS="2", ENGINE_STOP_TIMEOUT="0.2").ready()
+    who = Caller(service, service.key)
+    text = "mock: tokens=9 hang_after=2 linger_ms=60000"
+    for deaths in (1, 2):
+        with who.streaming(text, max_tokens=20) as (_, lines):
+            assert next(lines)
+        until(lambda deaths=deaths: restarts(who) == deaths)  # type: ignore[misc]
+    assert code_of(who.chat(text, max_tokens=20, stream=True)) == "request_quarantined"
+    assert who.chat().status_code == 200

@@ -1,9 +1,11 @@
 """Who may have killed the engine, and who did."""
 
-from gateway.engine.suspects import Suspects, digest_of
+from gateway.engine.suspects import Judgement, Suspects, digest_of
 
 BODY = digest_of("/v1/chat/completions", b'{"messages": []}')
 OTHER = digest_of("/v1/chat/completions", b'{"messages": [1]}')
+CONVICTED = Judgement(convicted=True, suspended=False)
+ACCUSED = Judgement(convicted=False, suspended=False)
 
 
 def test_the_same_text_is_the_same_request_and_another_path_is_not() -> None:
@@ -31,31 +33,38 @@ def test_accused_is_a_suspect_until_it_is_cleared_or_forgotten() -> None:
     assert not suspects
 
 
-def test_convicted_is_refused_for_ten_minutes_and_no_suspect_any_more() -> None:
+def test_accused_under_which_it_dies_again_alone_is_refused_for_ten_minutes() -> None:
     suspects = Suspects()
     suspects.accuse(BODY, "anna", 1, 0.0)
-    assert not suspects.convict(BODY, "anna", 5.0)
+    assert suspects.died_alone(BODY, "anna", 2, 5.0) == CONVICTED
     assert suspects.quarantined_s(BODY, 5.0) == 600.0
     assert suspects.quarantined_s(BODY, 604.0) == 1.0
     assert suspects.quarantined_s(BODY, 605.0) == 0.0
-    assert not suspects.must_be_alone(BODY, "bert", 6.0)
+    assert not suspects.is_accused(BODY, 6.0)
     assert suspects.quarantined_s(OTHER, 6.0) == 0.0
 
 
-def test_second_conviction_within_ten_minutes_suspends_the_key_alone() -> None:
+def test_one_death_convicts_nobody_however_alone_it_was() -> None:
     suspects = Suspects()
-    assert not suspects.convict(BODY, "anna", 0.0)
-    assert not suspects.convict(b"theirs", "bert", 1.0)
-    assert suspects.convict(OTHER, "anna", 599.0)
+    assert suspects.died_alone(BODY, "anna", 1, 0.0) == ACCUSED
+    assert suspects.is_accused(BODY, 1.0)
+    assert suspects.quarantined_s(BODY, 1.0) == 0.0
+
+
+def test_two_lone_deaths_within_ten_minutes_suspend_the_key_alone() -> None:
+    suspects = Suspects()
+    assert not suspects.died_alone(BODY, "anna", 1, 0.0).suspended
+    assert not suspects.died_alone(b"theirs", "bert", 2, 1.0).suspended
+    assert suspects.died_alone(OTHER, "anna", 3, 599.0).suspended
     assert suspects.suspended_s("anna", 600.0) == 599.0
     assert suspects.suspended_s("bert", 600.0) == 0.0
     assert suspects.suspended_s("anna", 1199.0) == 0.0
 
 
-def test_convictions_far_apart_suspend_nobody() -> None:
+def test_lone_deaths_far_apart_suspend_nobody() -> None:
     suspects = Suspects()
-    assert not suspects.convict(BODY, "anna", 0.0)
-    assert not suspects.convict(OTHER, "anna", 600.0)
+    assert not suspects.died_alone(BODY, "anna", 1, 0.0).suspended
+    assert not suspects.died_alone(OTHER, "anna", 2, 600.0).suspended
 
 
 def test_key_that_was_inside_at_two_deaths_is_on_probation_until_it_is_answered() -> None:
@@ -80,7 +89,8 @@ def test_deaths_far_apart_put_no_key_on_probation() -> None:
 
 def test_all_callers_under_one_name_are_never_suspended() -> None:
     suspects = Suspects(suspends_keys=False)
-    assert not any(suspects.convict(bytes([n]), "everybody", float(n)) for n in range(5))
+    deaths = [suspects.died_alone(bytes([n]), "everybody", n, float(n)) for n in range(5)]
+    assert not any(death.suspended for death in deaths)
     assert suspects.suspended_s("everybody", 5.0) == 0.0
 
 
