@@ -311,7 +311,8 @@ class Relay:
             on_first=lambda: self._on_first(pump.started_s - call.record.queue_s),
         )
         lease.unfinished = pump.unfinished
-        unreported = _BATCH_TOKENS + _MEDIA_TOKENS * sum(map(plan.body.count, _MEDIA))
+        media = _MEDIA_TOKENS * sum(map(plan.body.count, _MEDIA))
+        unreported = min(max(call.prompt_estimate, 1), _BATCH_TOKENS) + media
         lease.signs = lambda: Signs(pump.quiet_since_s(), 0 if events.events else unreported)
         return pump
 
