@@ -174,10 +174,6 @@ class Supervisor:
         """
         self._put(EvictAsked(generation, cause))
 
-    def evict_wedged(self, generation: int) -> None:
-        """Replace a process that is taken for stuck."""
-        self.evict(generation, ExitCause.WEDGE)
-
     def note_served(self) -> None:
         """Tell that a request was answered in full. Cheap: counts once for each process."""
         if self._machine.props is None:

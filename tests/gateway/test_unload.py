@@ -47,9 +47,6 @@ class Control:
     def evict(self, generation: int, cause: ExitCause) -> None:
         pass
 
-    def evict_wedged(self, generation: int) -> None:
-        pass
-
     def _tell(self, word: str) -> None:
         self.said.append(word)
         self.told.put_nowait(word)
