@@ -106,7 +106,14 @@ class Dispatch:
         self._still_welcome = still_welcome
 
     async def admit(
-        self, call: Call, plan: EngineCall, deadline: Deadline, *, again: bool, alone: bool
+        self,
+        call: Call,
+        plan: EngineCall,
+        deadline: Deadline,
+        *,
+        again: bool,
+        exempt: bool,
+        alone: bool,
     ) -> Lease:
         """Wait for the call's turn.
 
@@ -115,6 +122,7 @@ class Dispatch:
             plan: What it needs.
             deadline: How long it may wait.
             again: It had a turn and got no answer through no fault of its own: it goes first.
+            exempt: It waits anew: the queue's bounds do not apply.
             alone: Nobody else may be in the engine at the same time.
 
         Raises:
@@ -124,7 +132,9 @@ class Dispatch:
         time = asyncio.get_running_loop().time
         entered_s = time()
         try:
-            lease = await self._admission.slots(wish, call, again=again, exempt=call.waited)
+            lease = await self._admission.slots(
+                wish, call, again=again, exempt=exempt or call.waited
+            )
         except BaseException:
             call.record.queue_s += time() - entered_s
             raise
@@ -179,7 +189,7 @@ class Dispatch:
             self._engine.suspect()
             raise
         except BackendError as exc:
-            _log.warning("request %s lost its engine: %s", call.record.request_id, exc)
+            _log.debug("request %s: %s", call.record.request_id, exc)
             _note_started(call, 0)
             self._engine.suspect()
             raise from_backend(exc) from exc

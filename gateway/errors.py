@@ -121,7 +121,11 @@ ERRORS: dict[str, ErrorKind] = {
         502, _SERVER, "The engine stopped before the answer was complete.", retryable=True
     ),
     "engine_restarted": ErrorKind(
-        502, _SERVER, "The engine was restarted before the answer was complete.", retryable=True
+        502,
+        _SERVER,
+        "The engine was restarted before the answer was complete.",
+        hint="With the header 'X-Continue-Stream: true' plain chat streams go on by themselves.",
+        retryable=True,
     ),
     "request_quarantined": ErrorKind(
         400,
@@ -133,6 +137,7 @@ ERRORS: dict[str, ErrorKind] = {
         403,
         "permission_error",
         "Several requests of this API key stopped the engine; it is suspended for some minutes.",
+        hint="Ask the operator of this service which requests those were.",
     ),
     "engine_timeout": ErrorKind(504, _SERVER, "The engine took too long.", retryable=True),
     "client_closed": ErrorKind(499, _BAD, "The client closed the connection."),

@@ -16,7 +16,6 @@ from gateway.app import Endpoint
 from gateway.call import Call
 from gateway.dialects.base import Dialect, EngineCall, FieldPolicy, ModelFacts
 from gateway.dialects.counting import CHAT_COUNT_DIALECT
-from gateway.engine.suspects import Suspects, digest_of
 from gateway.errors import ApiError
 from gateway.front.body import BodyBudget, BodyClaim, BodyRules, check_body_headers, read_body
 from gateway.off_loop import off_loop_if_large
@@ -27,6 +26,7 @@ from gateway.request.continuing import wants_continuation
 from gateway.request.jsonbody import parse
 from gateway.request.patience import patience_of
 from gateway.spending import Replan, Spending
+from gateway.suspicion.suspects import Suspects, digest_of
 
 __all__ = ["Inference"]
 

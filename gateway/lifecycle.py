@@ -137,13 +137,17 @@ class Lifecycle:
         self._hurry = False
         """No router has to hear of the end first."""
 
-    async def run(self) -> int:
-        """Serve until told to stop; returns the exit code."""
-        parts = self._parts
+    def mind_signals(self) -> None:
+        """Take over the signals; nothing is announced before."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_stop_signal, number)
         loop.add_signal_handler(signal.SIGHUP, self._on_reload_signal)
+
+    async def run(self) -> int:
+        """Serve until told to stop; returns the exit code."""
+        parts = self._parts
+        loop = asyncio.get_running_loop()
         server = await loop.create_server(parts.front, sock=parts.listener, backlog=BACKLOG)
         parts.starts.ports_open()
         parts.tasks.spawn(self._beat(), "beat")

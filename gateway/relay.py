@@ -285,7 +285,8 @@ class Relay:
                 # -- the commit point: the first event is here, the status goes out
                 reply.answering = True
                 await reply.commit(_backpressure(exchange, pump))
-                call.record.ttft_s = watch.since_start()
+                if call.record.ttft_s is None:  # a stream that is continued has had its first
+                    call.record.ttft_s = watch.since_start()
                 out: Callable[[bytes], None] = reply.write
                 if continuation is not None:
                     out = continuation.through(out, pump.events)

@@ -6,7 +6,7 @@ When an attempt fails, in this order:
    continued; what was sent is never sent again;
 3. else nothing is decided before it is known what became of the engine;
 4. the engine died of what a request can cause, for the second time, with nobody else inside: it
-   is convicted (see `gateway.engine.suspects`);
+   is convicted (see `gateway.suspicion.suspects`);
 5. it has been replayed before: `engine_crashed`;
 6. else it is sent once more, from the head of the queue, and alone if it is a suspect.
 
@@ -17,8 +17,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
 from typing import TypeVar
 from weakref import WeakKeyDictionary
 
@@ -26,12 +26,12 @@ from backend import ConnectFailed
 from gateway.call import Call
 from gateway.dialects import EngineCall
 from gateway.dispatch import Deadline, Dispatch, EngineDoor
-from gateway.engine.caution import Caution
 from gateway.engine.failures import EngineLost, from_backend
-from gateway.engine.inquest import Inside, Verdict
-from gateway.engine.suspects import Suspects, digest_of
 from gateway.errors import ApiError
 from gateway.queue.admission import Lease
+from gateway.suspicion.caution import Caution
+from gateway.suspicion.inquest import Inside, Verdict
+from gateway.suspicion.suspects import Suspects, digest_of
 from gateway.tasks import Tasks
 
 __all__ = ["Attempt", "Replay", "Revive", "refuse_quarantined", "refuse_suspended"]
@@ -140,6 +140,8 @@ class Replay:
                 if case.tries >= _MOST_TRIES:
                     raise from_backend(exc) from exc
             except _AccusedMeanwhile:
+                case.exempt = True
+            except _ClearedMeanwhile:
                 case.tries = max(case.tries, 1)
             except EngineLost as lost:
                 plan = await self._after_loss(call, plan, deadline, revive, case, lost)
@@ -148,35 +150,46 @@ class Replay:
         self, call: Call, plan: EngineCall, deadline: Deadline, attempt: Attempt[T], case: _Case
     ) -> T:
         alone = self._look_up(call, case)
-        turn = self._dispatch.admit(call, plan, deadline, again=case.again, alone=alone)
+        turn = self._dispatch.admit(
+            call, plan, deadline, again=case.again, exempt=case.exempt, alone=alone
+        )
         with await turn as lease:
             if not plan.tasks:  # it takes no slot, so nothing else keeps it out
                 await self._nobody_alone(deadline)
-            # One like it may have killed the engine while it waited.
-            if self._look_up(call, case) and not alone:
-                raise _AccusedMeanwhile
-            with self._presence(plan, alone) as really_alone:
+            # One like it may have killed the engine while it waited, or have been answered.
+            if self._look_up(call, case) is not alone:
+                raise _ClearedMeanwhile if alone else _AccusedMeanwhile
+            if not alone and plan.tasks:
+                case.generation, case.alone = self._engine.generation, False
+                return await self._watched(call, plan, attempt, lease, case)
+            async with self._presence(alone) as really_alone:
                 case.generation, case.alone = self._engine.generation, really_alone
-                try:
-                    answer = await attempt(plan, lease)
-                except EngineLost:
-                    raise
-                except (ApiError, asyncio.CancelledError):
-                    if lease.abandoned:  # the engine may still be at work on it, and die of it
-                        self._left[lease] = case.inside(call)
-                    raise
-        if alone:
+                return await self._watched(call, plan, attempt, lease, case)
+
+    async def _watched(
+        self, call: Call, plan: EngineCall, attempt: Attempt[T], lease: Lease, case: _Case
+    ) -> T:
+        """Carry out an attempt and remember what follows from its end."""
+        try:
+            answer = await attempt(plan, lease)
+        except EngineLost:
+            raise
+        except (ApiError, asyncio.CancelledError):
+            if lease.abandoned:  # the engine may still be at work on it, and die of it
+                self._left[lease] = case.inside(call)
+            elif case.alone:
+                self._suspects.clear(case.digest, _key_of(call))
+            raise
+        if case.alone:
             self._suspects.clear(case.digest, _key_of(call))
         return answer
 
-    @contextmanager
-    def _presence(self, plan: EngineCall, alone: bool) -> Iterator[bool]:
-        """The call is in the engine; gives whether nobody else is."""
+    @asynccontextmanager
+    async def _presence(self, alone: bool) -> AsyncIterator[bool]:
+        """A call alone, or one without a slot, is in the engine; gives whether nobody else is."""
         if alone:
-            with self._solitude.alone() as really:
+            async with self._solitude.alone() as really:
                 yield really
-        elif plan.tasks:
-            yield False
         else:
             with self._solitude.beside():
                 yield False
@@ -197,6 +210,7 @@ class Replay:
         if not self._suspects:
             return False
         now, key = asyncio.get_running_loop().time(), _key_of(call)
+        self._suspects.forget_old(now)
         refuse_suspended(self._suspects, key, now)
         refuse_quarantined(self._suspects, case.digest, now)
         return self._suspects.must_be_alone(case.digest, key, now)
@@ -215,6 +229,7 @@ class Replay:
         Raises:
             ApiError: Nothing.
         """
+        _log.warning("request %s lost its engine", call.record.request_id)
         judging = self._tasks.spawn(self._inquest.hold(case.inside(call)), "inquest")
         revived = revive(plan)
         if revived is None:
@@ -253,6 +268,8 @@ class _Case:
         self.tries = 0
         """Turns that did not lead to the engine."""
         self.replays = 0
+        self.exempt = False
+        """It waits anew; the queue's bounds do not apply."""
         self.generation = -1
         """The engine that has it, or had it last."""
         self.alone = False
@@ -279,6 +296,10 @@ class _Case:
 
 class _AccusedMeanwhile(Exception):  # noqa: N818 - what happened while it waited
     """It had a turn among others and must have one alone."""
+
+
+class _ClearedMeanwhile(Exception):  # noqa: N818 - what happened while it waited
+    """It had a turn alone and needs no such any more."""
 
 
 async def _told_apart(judging: asyncio.Task[Verdict]) -> ApiError:

@@ -26,15 +26,10 @@ from gateway.call import Call
 from gateway.clocks import Clocks, ExpiryClock
 from gateway.dispatch import Dispatch
 from gateway.endpoints import Endpoints
-from gateway.engine.caution import Caution
 from gateway.engine.counter import PromptCounter
-from gateway.engine.inquest import Inquest
 from gateway.engine.link import EngineLink
 from gateway.engine.slots import SlotWatch
-from gateway.engine.solitude import Solitude
-from gateway.engine.suspects import Suspects
 from gateway.engine.warm_slots import WarmSlots
-from gateway.engine.wary_counter import WaryCounter
 from gateway.foundation import CLOCKS, Foundation, verdict_options
 from gateway.front.body import BodyBudget
 from gateway.front.cors import CorsPolicy
@@ -55,6 +50,11 @@ from gateway.replay import Replay
 from gateway.routes import ROUTE_NAMES, route_patterns, route_table
 from gateway.settings.model import Settings
 from gateway.spending import Spending
+from gateway.suspicion.caution import Caution
+from gateway.suspicion.inquest import Inquest
+from gateway.suspicion.solitude import Solitude
+from gateway.suspicion.suspects import Suspects
+from gateway.suspicion.wary_counter import WaryCounter
 from gateway.tasks import Tasks
 from gateway.upkeep import idle_keeper, leak_patience_s, on_leak, watchdog
 from gateway.wiring import (
@@ -128,6 +128,7 @@ def compose(
     )
     suspects = Suspects(suspends_keys=settings.checks_keys)
     caution = Caution(suspects, Solitude(), Inquest(link, suspects))
+    foundation.admission.excused_s = caution.solitude.lasted_s
     spending = _spending(ledger, foundation, link, caution, tasks)
     inference = _inference(
         settings, foundation, spending, caution, link, tasks, watch, starts.first_event

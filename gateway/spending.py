@@ -23,7 +23,6 @@ from gateway.call import Call
 from gateway.clocks import Clocks
 from gateway.dialects import EngineCall, ModelFacts
 from gateway.engine.failures import context_exceeded
-from gateway.engine.wary_counter import WaryCounter
 from gateway.errors import RETRY_AFTER_MAX_S
 from gateway.limits.cost import (
     answer_tokens,
@@ -40,6 +39,7 @@ from gateway.limits.reservation import Reservation
 from gateway.limits.standing import Refusal
 from gateway.queue.booking import Bookings
 from gateway.queue.rates import ServiceRates
+from gateway.suspicion.wary_counter import WaryCounter
 from keys import Principal
 
 __all__ = ["Replan", "Spending"]
@@ -223,6 +223,8 @@ class Spending:
             taken = self._take(who, plan, 0)  # how long to wait follows from the exact number
         with self._taken(who, taken) as held:
             counts = None
+            if not self.counter.possible(plan, self.clocks.monotonic()):
+                return None
             with suppress(TimeoutError):
                 async with asyncio.timeout(min(wait_s, _COUNT_WAIT_S)), self.counting(who.key_id):
                     counts = await self.counter.count(plan, who.key_id, self.clocks.monotonic())

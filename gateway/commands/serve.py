@@ -140,9 +140,11 @@ def _run(
         # holds up all streams, by some 40 ms every few seconds of heavy load.
         gc.collect()
         gc.freeze()
+        lifecycle = Lifecycle(parts)
+        lifecycle.mind_signals()
         port = parts.listener.getsockname()[1]
         _log.info("api port is open on %s:%d", settings.host, port)
-        return await Lifecycle(parts).run()
+        return await lifecycle.run()
 
     def announce(port: int) -> None:
         _log.info("ready: %s/v1", base_url(settings.host, port))

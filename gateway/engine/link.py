@@ -294,7 +294,7 @@ class EngineLink:
                 return
             deaf = deaf + 1 if await self.sign_of_life() is Sign.DEAF else 0
             if deaf == _DEAF_INQUIRIES:
-                _log.error("the engine lives and listens no more; it is restarted")
+                _log.error("the engine was told to end by somebody else; it is replaced")
                 self.evict(generation, ExitCause.SIGNAL)
             await asyncio.sleep(_ASK_AGAIN_S)
 

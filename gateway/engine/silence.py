@@ -5,7 +5,7 @@ Two kinds of evidence, and one measure for both, WATCHDOG_SECONDS:
 1. *Work*: a request that the engine has, of which nothing came for that long: no event, no progress
    of its prompt. Prompts are read a batch at a time, one after the other, and progress is told
    after each batch. So while any are being read, everybody may have to wait for one batch, on the
-   slowest machine that is worth serving with (`_SLOWEST_PREFILL`); and a prompt counts as heard of
+   slowest machine that is worth serving with (`SLOWEST_PREFILL`); and a prompt counts as heard of
    when any prompt was. What reports no progress (embeddings) has the time of its whole prompt.
 2. *Probes*: an engine that has not answered any for that long, three at least. Its ``/health`` is
    answered by another thread than the one that computes, so an answer proves little; none at all
@@ -24,9 +24,9 @@ from enum import Enum
 
 from gateway.queue.turns import Signs
 
-__all__ = ["Sign", "Silence", "Trouble"]
+__all__ = ["SLOWEST_PREFILL", "Sign", "Silence", "Trouble"]
 
-_SLOWEST_PREFILL = 20.0
+SLOWEST_PREFILL = 20.0
 """Tokens a second: slower prompts than that are not worth serving."""
 _FEWEST_PROBES = 3
 _DEAF_PROBES = 2
@@ -105,13 +105,13 @@ class Silence:
             now: Monotonic seconds.
         """
         if self._deaf >= _DEAF_PROBES:
-            return Trouble("it lives and listens no more", deaf=True)
+            return Trouble("the engine was told to end by somebody else", deaf=True)
         silent_s = now - self._heard_s(works, now)
         if silent_s > self._limit_s + _patience_s(works):
-            return Trouble(f"nothing came of a request for {silent_s:.0f} s")
+            return Trouble(f"the engine is stuck: nothing came of a request for {silent_s:.0f} s")
         failing_s = 0.0 if self._failing_since_s is None else now - self._failing_since_s
         if self._failures >= _FEWEST_PROBES and failing_s > self._limit_s:
-            return Trouble(f"it has answered no probe for {failing_s:.0f} s")
+            return Trouble(f"the engine is stuck: it has answered no probe for {failing_s:.0f} s")
         return None
 
     def _heard_s(self, works: Sequence[Signs], now: float) -> float:
@@ -126,4 +126,4 @@ def _patience_s(works: Sequence[Signs]) -> float:
     """Seconds that a healthy engine may take over prompts without a word."""
     batch = max((work.unreported_tokens for work in works if work.reports), default=0)
     whole = sum(work.unreported_tokens for work in works if not work.reports)
-    return (batch + whole) / _SLOWEST_PREFILL
+    return (batch + whole) / SLOWEST_PREFILL

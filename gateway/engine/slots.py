@@ -13,6 +13,7 @@ import logging
 from collections.abc import Callable
 
 from backend import BackendError, EngineClient, busy_slots
+from gateway.engine.silence import SLOWEST_PREFILL
 from gateway.queue.admission import Admission, Lease
 from gateway.tasks import Tasks
 
@@ -111,12 +112,18 @@ class SlotWatch:
     def _give_up(self) -> None:
         now = asyncio.get_running_loop().time()
         left = self._admission.left()
-        lost = [lease for lease in left if now - lease.released_s >= self._patience_s]
+        lost = [lease for lease in left if now - lease.released_s >= self._patience_with(lease)]
         if lost:
             slots = sum(lease.slots for lease in lost)
             _log.warning("%d slots are at work for nobody", slots)
             self._on_leak(slots)
             self._admission.settled(lost)
+
+    def _patience_with(self, lease: Lease) -> float:
+        """A prompt is let go of when the batch is over that the engine reads of it."""
+        signs = lease.signs() if lease.signs is not None else None
+        tokens = signs.unreported_tokens if signs is not None else 0
+        return self._patience_s + tokens / SLOWEST_PREFILL
 
 
 def _first(doubtful: tuple[Lease, ...], busy: int, *, left: frozenset[Lease]) -> list[Lease]:

@@ -15,6 +15,7 @@ _log = logging.getLogger(__name__)
 
 _MOST_TICK_S = 1.0
 _PROBES_PER_LIMIT = 6
+_MOST_PROBE_PAUSE_S = 2.0
 _MOST_PROBE_TIMEOUT_S = 5.0
 _LEAST_PROBE_TIMEOUT_S = 1.0
 
@@ -41,7 +42,7 @@ class Watchdog:
     ) -> None:
         self._limit_s = limit_s
         self._tick_s = min(_MOST_TICK_S, limit_s / 4)
-        self._probe_every_s = limit_s / _PROBES_PER_LIMIT
+        self._probe_every_s = min(limit_s / _PROBES_PER_LIMIT, _MOST_PROBE_PAUSE_S)
         self._probe_timeout_s = min(
             max(limit_s / _PROBES_PER_LIMIT, _LEAST_PROBE_TIMEOUT_S), _MOST_PROBE_TIMEOUT_S
         )
@@ -75,7 +76,7 @@ class Watchdog:
                 silence.tick(time(), self._probe_timeout_s)
             trouble = silence.verdict(self._admission.signs(), time())
             if trouble is not None and self._serving() == generation:
-                _log.error("the engine is stuck: %s; it is restarted", trouble.why)
+                _log.error("%s; it is replaced", trouble.why)
                 self._on_stuck(generation, trouble)
 
     async def _probe(self, silence: Silence) -> None:

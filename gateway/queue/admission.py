@@ -74,6 +74,9 @@ class Admission:
         """Slots, counted in `taken`, that the engine has not let go of yet."""
         self.on_abandoned: Callable[[], None] | None = None
         """Told when slots begin to linger; whoever listens calls `settled` in the end."""
+        self.excused_s: Callable[[], float] = _nothing
+        """Seconds, all together, in which nobody was let in for a reason that none who waits is to
+        pay for; who waited through some of them may wait as much longer."""
         self.on_wanted: Callable[[], None] | None = None
         """Told of each request that finds no engine serving: one that sleeps can be woken."""
 
@@ -224,15 +227,21 @@ class Admission:
 
     async def _wait(self, turn: Turn, wish: Wish) -> Lease:
         limit_s = self._max_wait_s if wish.max_wait_s is None else wish.max_wait_s
+        excused_s = self.excused_s()
         try:
-            async with asyncio.timeout(limit_s):
-                return await turn.granted
-        except TimeoutError:
-            self._leave(turn)
-            raise ApiError("queue_timeout", retry_after_s=self._come_back_s(wish.key)) from None
+            await asyncio.wait((turn.granted,), timeout=limit_s)
+            while not turn.granted.done() and self.excused_s() - excused_s > _LEAST_HOLD_S:
+                more_s, excused_s = self.excused_s() - excused_s, self.excused_s()
+                if wish.patience_s is not None:  # it is the client who gives up then
+                    more_s = min(more_s, turn.entered_s + wish.patience_s - self._clock())
+                await asyncio.wait((turn.granted,), timeout=max(more_s, 0.0))
+            if turn.granted.done():
+                return turn.granted.result()
         except BaseException:
             self._leave(turn)
             raise
+        self._leave(turn)
+        raise ApiError("queue_timeout", retry_after_s=self._come_back_s(wish.key))
 
     def _leave(self, turn: Turn) -> None:
         granted = turn.granted
@@ -346,3 +355,7 @@ class Admission:
 
     def _come_back_s(self, booked_for: str) -> float:
         return self._outlook.come_back_s(booked_for, self._usual_capacity, self._clock())
+
+
+def _nothing() -> float:
+    return 0.0

@@ -128,7 +128,7 @@ class Pump:
 
     def lost(self, error: BackendError) -> None:
         """The connection to the engine broke."""
-        _log.warning("an answer broke off: %s", error)
+        _log.debug("an answer broke off: %s", error)  # whoever waits for it tells whose it was
         self._on_lost()
         self._end(None if self.events.done else from_backend(error))
 

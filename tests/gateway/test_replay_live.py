@@ -7,6 +7,7 @@ import os
 import signal
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from threading import Event
 from typing import Any
 
 import httpx
@@ -232,3 +233,35 @@ def test_stream_that_hangs_and_is_left_is_found_out(serve: Serve) -> None:
         until(lambda deaths=deaths: restarts(who) == deaths)  # type: ignore[misc]
     assert code_of(who.chat(text, max_tokens=20, stream=True)) == "request_quarantined"
     assert who.chat().status_code == 200
+
+
+def test_those_who_wait_lose_no_time_to_suspects(serve: Serve) -> None:
+    """Eight suspects, one after the other, take longer than anybody may wait otherwise."""
+    service = serve(**FAST, PARALLEL="8", MAX_QUEUE_WAIT="3").ready()
+    who = Caller(service, service.key)
+    with ThreadPoolExecutor(12) as pool:
+        text = "{}\nmock: tokens=2 prefill_ms=800"
+        inside = [pool.submit(who.chat, text.format(n)) for n in range(8)]
+        engine_stats(service, active=8)
+        os.kill(engine(who)["pid"], signal.SIGSEGV)
+        beside = [pool.submit(who.chat, f"neighbour {n}") for n in range(4)]
+        assert [each.result(30).status_code for each in (*inside, *beside)] == [200] * 12
+
+
+def test_suspect_waits_until_nothing_is_beside_it(who: Caller) -> None:
+    """Counting takes no slot; many who count could keep a poison from ever being convicted."""
+    with ThreadPoolExecutor(5) as pool:
+        stop = Event()
+
+        def count() -> None:
+            while not stop.is_set():
+                who.post(chat_body("count me"), "/v1/chat/completions/input_tokens")
+
+        counting = [pool.submit(count) for _ in range(4)]
+        try:
+            assert code_of(who.chat("mock: prefill_ms=50 crash_after=0")) == "engine_crashed"
+            assert restarts(who) == 2
+        finally:
+            stop.set()
+        for each in counting:
+            each.result(20)

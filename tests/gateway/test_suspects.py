@@ -1,6 +1,6 @@
 """Who may have killed the engine, and who did."""
 
-from gateway.engine.suspects import Judgement, Suspects, digest_of
+from gateway.suspicion.suspects import Judgement, Suspects, digest_of
 
 BODY = digest_of("/v1/chat/completions", b'{"messages": []}')
 OTHER = digest_of("/v1/chat/completions", b'{"messages": [1]}')
@@ -85,6 +85,36 @@ def test_deaths_far_apart_put_no_key_on_probation() -> None:
     suspects.accuse(b"one", "anna", 1, 0.0)
     suspects.accuse(b"two", "anna", 2, 600.0)
     assert not suspects.must_be_alone(b"three", "anna", 601.0)
+
+
+def test_key_that_dodges_probation_is_suspended_after_five_deaths_of_its_own() -> None:
+    """A harmless request after every second death would clear it each time."""
+    suspects = Suspects()
+    for generation in range(4):
+        suspects.accuse(bytes([generation]), "anna", generation, 0.0)
+        suspects.clear(bytes([generation]), "anna")
+    assert suspects.suspended_s("anna", 0.0) == 0.0
+    suspects.accuse(b"five", "anna", 4, 0.0)
+    assert suspects.suspended_s("anna", 0.0) == 600.0
+
+
+def test_deaths_that_others_shared_suspend_nobody() -> None:
+    """The first of those inside is heard of before the second."""
+    suspects = Suspects()
+    for generation in range(20):
+        suspects.accuse(b"hers", "anna", generation, 0.0)
+        suspects.accuse(b"his", "bert", generation, 0.0)
+    assert suspects.suspended_s("anna", 0.0) == 0.0
+    assert suspects.suspended_s("bert", 0.0) == 0.0
+
+
+def test_what_is_old_enough_needs_no_looking_up_any_more() -> None:
+    suspects = Suspects()
+    suspects.accuse(BODY, "anna", 1, 0.0)
+    suspects.forget_old(599.0)
+    assert suspects
+    suspects.forget_old(600.0)
+    assert not suspects
 
 
 def test_all_callers_under_one_name_are_never_suspended() -> None:

@@ -9,7 +9,9 @@ Rules:
    pays for a neighbour.
 4. A key that was inside at two deaths is on probation: all its requests run alone, until one of
    them is answered. So a key cannot go on killing with a new text each time.
-5. A key under which the engine died twice while nobody else was inside is suspended for a while:
+5. So it is with one that dodges this by harmless requests in between: after `_UNSHARED` deaths at
+   which it alone had anything inside, the key is suspended.
+6. A key under which the engine died twice while it had been let in alone is suspended for a while:
    repeating what breaks a server makes it worse.
 
 A request is known by a digest of what the engine gets, so the same text sent again is the same
@@ -30,6 +32,7 @@ ACCUSING_CAUSES = frozenset(("segv", "abort", "oom", "error", "wedge"))
 _REMEMBER_S = 600.0
 _DEATHS = 2
 _LONE_DEATHS = 2
+_UNSHARED = 5
 _MOST = 1024
 
 K = TypeVar("K", bytes, str)
@@ -65,6 +68,7 @@ class Suspects:
         self._suspended = _Memory[str](remember_s)
         self._deaths = _Deaths(remember_s)
         self._lone_deaths = _Deaths(remember_s)
+        self._all_deaths = _Deaths(remember_s)
 
     def __repr__(self) -> str:
         return f"<Suspects {len(self._accused)} accused, {len(self._convicted)} convicted>"
@@ -77,9 +81,12 @@ class Suspects:
         """The engine *generation* died with this request of *key*, perhaps among others, inside."""
         self._accused.add(digest, now)
         self._deaths.add(key, generation, now)
+        self._all_deaths.add(key, generation, now)
+        if self._suspends_keys and self._all_deaths.unshared(key) >= _UNSHARED:
+            self._suspended.add(key, now)
 
     def died_alone(self, digest: bytes, key: str, generation: int, now: float) -> Judgement:
-        """The engine *generation* died with this request of *key*, and no other, inside."""
+        """The engine *generation* died with this request of *key* inside, let in alone."""
         convicted = self._accused.left_s(digest, now) > 0
         self.accuse(digest, key, generation, now)
         if convicted:
@@ -91,8 +98,14 @@ class Suspects:
             self._suspended.add(key, now)
         return Judgement(convicted, suspended)
 
+    def forget_old(self, now: float) -> None:
+        """Forget what is old enough, so that soon there is nothing to look up again."""
+        for memory in (self._accused, self._convicted, self._suspended):
+            memory.forget_old(now)
+        self._deaths.forget_old(now)
+
     def clear(self, digest: bytes, key: str) -> None:
-        """The request was answered, alone; it is none of those that kill."""
+        """The request came to its end, alone; it is none of those that kill."""
         self._accused.forget(digest)
         self._deaths.forget(key)
 
@@ -126,10 +139,14 @@ class _Memory(Generic[K]):
     def add(self, what: K, now: float) -> None:
         self.forget(what)
         self._since_s[what] = now
-        for known, since_s in tuple(self._since_s.items()):  # the oldest first
-            if len(self._since_s) <= _MOST and now - since_s < self._remember_s:
-                break
-            del self._since_s[known]
+        self.forget_old(now)
+
+    def forget_old(self, now: float) -> None:
+        while self._since_s:
+            oldest = next(iter(self._since_s))
+            if len(self._since_s) <= _MOST and now - self._since_s[oldest] < self._remember_s:
+                return
+            del self._since_s[oldest]
 
     def forget(self, what: K) -> None:
         self._since_s.pop(what, None)
@@ -155,17 +172,22 @@ class _Deaths:
         return len(self._by_key)
 
     def add(self, key: str, generation: int, now: float) -> None:
-        self._forget_old(now)
+        self.forget_old(now)
         self._by_key.setdefault(key, {})[generation] = now
 
     def of(self, key: str, now: float) -> int:
-        self._forget_old(now)
+        self.forget_old(now)
         return len(self._by_key.get(key, ()))
+
+    def unshared(self, key: str) -> int:
+        """Deaths at which only this key had anything inside."""
+        others = [deaths.keys() for other, deaths in self._by_key.items() if other != key]
+        return sum(not any(which in other for other in others) for which in self._by_key[key])
 
     def forget(self, key: str) -> None:
         self._by_key.pop(key, None)
 
-    def _forget_old(self, now: float) -> None:
+    def forget_old(self, now: float) -> None:
         for key, deaths in tuple(self._by_key.items()):
             recent = {which: at for which, at in deaths.items() if now - at < self._remember_s}
             if recent:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gateway.engine.inquest import Inquest
-from gateway.engine.solitude import Solitude
-from gateway.engine.suspects import Suspects
+from gateway.suspicion.inquest import Inquest
+from gateway.suspicion.solitude import Solitude
+from gateway.suspicion.suspects import Suspects
 
 __all__ = ["Caution"]
 

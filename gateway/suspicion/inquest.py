@@ -7,7 +7,7 @@ import logging
 from dataclasses import dataclass
 from typing import Protocol
 
-from gateway.engine.suspects import ACCUSING_CAUSES, Suspects
+from gateway.suspicion.suspects import ACCUSING_CAUSES, Suspects
 
 __all__ = ["Inquest", "Inside", "Verdict"]
 
@@ -31,7 +31,7 @@ class Inside:
     generation: int
     """Of the engine."""
     alone: bool
-    """Nobody else was inside."""
+    """It had been let in alone, and nobody else was inside."""
     request_id: str
 
 

@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 from backend import EngineGone
 from gateway.dialects import EngineCall
-from gateway.engine.caution import Caution
 from gateway.engine.counter import PromptCounter
-from gateway.engine.inquest import Inside
-from gateway.engine.suspects import digest_of
+from gateway.suspicion.caution import Caution
+from gateway.suspicion.inquest import Inside
+from gateway.suspicion.suspects import digest_of
 from gateway.tasks import Tasks
 
 __all__ = ["WaryCounter"]
@@ -42,6 +42,13 @@ class WaryCounter:
     def __repr__(self) -> str:
         return f"<WaryCounter {self._counter!r}>"
 
+    def possible(self, plan: EngineCall, now: float) -> bool:
+        """Whether the prompts of *plan* may be counted at this moment, in monotonic seconds."""
+        if self._solitude.wanted:
+            return False
+        suspects = self._suspects
+        return not (suspects and suspects.is_accused(digest_of(plan.path, plan.body), now))
+
     async def count(self, plan: EngineCall, key: str, now: float) -> tuple[int, ...] | None:
         """Tokens of each prompt of *plan*; None when they cannot be had now.
 
@@ -50,9 +57,7 @@ class WaryCounter:
             key: Whose it is.
             now: Monotonic seconds.
         """
-        if self._solitude.wanted:
-            return None
-        if self._suspects and self._suspects.is_accused(digest_of(plan.path, plan.body), now):
+        if not self.possible(plan, now):
             return None
         generation = self._generation()
         with self._solitude.beside():

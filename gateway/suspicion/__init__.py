@@ -1,0 +1,1 @@
+"""Which requests may kill the engine, and what is done about them."""
