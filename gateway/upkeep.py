@@ -48,8 +48,11 @@ def watchdog(settings: Settings, foundation: Foundation, link: EngineLink) -> Wa
         return None
 
     def on_stuck(generation: int, trouble: Trouble) -> None:
+        if trouble.deaf:
+            link.evict(generation, ExitCause.SIGNAL)
+            return
         foundation.metrics.engine_stuck()
-        link.evict(generation, ExitCause.SIGNAL if trouble.deaf else ExitCause.WEDGE)
+        link.evict(generation, ExitCause.WEDGE)
 
     return Watchdog(
         settings.watchdog_seconds,

@@ -71,7 +71,8 @@ class Inquest:
             return Verdict(lives=cause is None)
         now = asyncio.get_running_loop().time()
         if not inside.alone:
-            self._suspects.accuse(inside.digest, inside.key, inside.generation, now)
+            if self._suspects.accuse(inside.digest, inside.key, inside.generation, now):
+                _tell_of_suspension(inside.key)
             return Verdict(lives=False)
         judgement = self._suspects.died_alone(inside.digest, inside.key, inside.generation, now)
         if judgement.convicted:
@@ -82,5 +83,9 @@ class Inquest:
                 cause,
             )
         if judgement.suspended:
-            _log.error("key %s is suspended: its requests have stopped the engine", inside.key)
+            _tell_of_suspension(inside.key)
         return Verdict(lives=False, guilty=judgement.convicted)
+
+
+def _tell_of_suspension(key: str) -> None:
+    _log.error("key %s is suspended: its requests have stopped the engine", key)

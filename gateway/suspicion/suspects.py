@@ -77,25 +77,31 @@ class Suspects:
         """Whether there is anything to look up; without it no digest needs to be made."""
         return bool(self._accused or self._convicted or self._deaths or self._suspended)
 
-    def accuse(self, digest: bytes, key: str, generation: int, now: float) -> None:
-        """The engine *generation* died with this request of *key*, perhaps among others, inside."""
+    def accuse(self, digest: bytes, key: str, generation: int, now: float) -> bool:
+        """The engine *generation* died with this request of *key*, perhaps among others, inside.
+
+        Returns:
+            Whether the key is suspended from now on.
+        """
         self._accused.add(digest, now)
         self._deaths.add(key, generation, now)
         self._all_deaths.add(key, generation, now)
-        if self._suspends_keys and self._all_deaths.unshared(key) >= _UNSHARED:
+        suspended = self._suspends_keys and self._all_deaths.unshared(key) >= _UNSHARED
+        if suspended:
             self._suspended.add(key, now)
+        return suspended
 
     def died_alone(self, digest: bytes, key: str, generation: int, now: float) -> Judgement:
         """The engine *generation* died with this request of *key* inside, let in alone."""
         convicted = self._accused.left_s(digest, now) > 0
-        self.accuse(digest, key, generation, now)
+        suspended = self.accuse(digest, key, generation, now)
         if convicted:
             self._accused.forget(digest)
             self._convicted.add(digest, now)
         self._lone_deaths.add(key, generation, now)
-        suspended = self._suspends_keys and self._lone_deaths.of(key, now) >= _LONE_DEATHS
-        if suspended:
+        if self._suspends_keys and self._lone_deaths.of(key, now) >= _LONE_DEATHS:
             self._suspended.add(key, now)
+            suspended = True
         return Judgement(convicted, suspended)
 
     def forget_old(self, now: float) -> None:
