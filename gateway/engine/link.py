@@ -160,10 +160,10 @@ class EngineLink:
         return self.generation if self._is_ready() and self.client is not None else None
 
     async def sign_of_life(self) -> Sign:
-        """Ask the engine for one."""
-        client = self.client
-        if client is None:
+        """Ask the engine for one, on a connection of its own: it must listen, too."""
+        if self.client is None or self._target is None:
             return Sign.ALIVE
+        client = EngineClient(*self._target, connect_timeout_s=self._connect_timeout_s)
         try:
             status, _ = await client.request("GET", "/health", timeout_s=_SIGN_OF_LIFE_S)
         except ConnectFailed as exc:
@@ -171,6 +171,8 @@ class EngineLink:
             return Sign.DEAF if gone else Sign.NONE
         except BackendError:
             return Sign.NONE
+        finally:
+            client.close()
         return Sign.ALIVE if status == 200 else Sign.NONE
 
     def evict(self, generation: int, cause: ExitCause) -> None:
