@@ -21,11 +21,11 @@ from gateway.front.body import BodyBudget, BodyClaim, BodyRules, check_body_head
 from gateway.off_loop import off_loop_if_large
 from gateway.queue.admission import Admission, Wish
 from gateway.relay import Relay
-from gateway.replay import refuse_quarantined, refuse_suspended
 from gateway.request.continuing import wants_continuation
 from gateway.request.jsonbody import parse
 from gateway.request.patience import patience_of
 from gateway.spending import Replan, Spending
+from gateway.suspicion.refusal import refuse_known_killers
 from gateway.suspicion.suspects import Suspects, digest_of
 
 __all__ = ["Inference"]
@@ -74,7 +74,7 @@ class Inference:
 
     async def _serve(self, call: Call, dialect: Dialect) -> StreamResponse:
         self.spending.glance(call)
-        self._refuse_suspended(call)
+        self._refuse_known_killers(call)
         call.patience = patience_of(call.request.headers)
         assert call.principal is not None
         call.continue_stream = wants_continuation(
@@ -93,7 +93,8 @@ class Inference:
                     facts = await self._known_facts(call, patience_s)
                     made = await self._plan(dialect, fields, claim.size_bytes, facts)
                     self._note(call, made)
-                    self._refuse_quarantined(made)
+                    if self.suspects:  # before it counts as work; again when its turn has come
+                        self._refuse_known_killers(call, digest_of(made.path, made.body))
                     replan = self._replanner(dialect, fields, made, facts)
                     with self.activity.considering():
                         made, reservation = await self.spending.reserve(
@@ -113,16 +114,10 @@ class Inference:
                 response.headers.update(self.spending.show(call))
             return response
 
-    def _refuse_quarantined(self, plan: EngineCall) -> None:
-        """A first look, before it counts as work; there is another when its turn has come."""
-        if self.suspects:
-            now = asyncio.get_running_loop().time()
-            refuse_quarantined(self.suspects, digest_of(plan.path, plan.body), now)
-
-    def _refuse_suspended(self, call: Call) -> None:
+    def _refuse_known_killers(self, call: Call, digest: bytes | None = None) -> None:
         assert call.principal is not None
         now = asyncio.get_running_loop().time()
-        refuse_suspended(self.suspects, call.principal.key_id, now)
+        refuse_known_killers(self.suspects, call.principal.key_id, digest, now)
 
     async def _known_facts(self, call: Call, patience_s: float) -> ModelFacts:
         facts = self.facts()

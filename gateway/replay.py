@@ -31,10 +31,11 @@ from gateway.errors import ApiError
 from gateway.queue.admission import Lease
 from gateway.suspicion.caution import Caution
 from gateway.suspicion.inquest import Inside, Verdict
-from gateway.suspicion.suspects import Suspects, digest_of
+from gateway.suspicion.refusal import refuse_known_killers
+from gateway.suspicion.suspects import digest_of
 from gateway.tasks import Tasks
 
-__all__ = ["Attempt", "Replay", "Revive", "refuse_quarantined", "refuse_suspended"]
+__all__ = ["Attempt", "Replay", "Revive"]
 
 _log = logging.getLogger(__name__)
 
@@ -56,30 +57,6 @@ Raises:
 Revive = Callable[[EngineCall], EngineCall | None]
 """What to send after the engine was lost: the same while the client has nothing of the answer,
 what continues it, or None when neither will do."""
-
-
-def refuse_quarantined(suspects: Suspects, digest: bytes, now: float) -> None:
-    """
-    Refuse what has stopped the engine twice.
-
-    Raises:
-        ApiError: `request_quarantined`.
-    """
-    left_s = suspects.quarantined_s(digest, now)
-    if left_s:
-        raise ApiError("request_quarantined", retry_after_s=left_s)
-
-
-def refuse_suspended(suspects: Suspects, key: str, now: float) -> None:
-    """
-    Refuse whose requests have stopped the engine.
-
-    Raises:
-        ApiError: `key_suspended`.
-    """
-    left_s = suspects.suspended_s(key, now)
-    if left_s:
-        raise ApiError("key_suspended", retry_after_s=left_s)
 
 
 class Replay:
@@ -211,8 +188,7 @@ class Replay:
             return False
         now, key = asyncio.get_running_loop().time(), _key_of(call)
         self._suspects.forget_old(now)
-        refuse_suspended(self._suspects, key, now)
-        refuse_quarantined(self._suspects, case.digest, now)
+        refuse_known_killers(self._suspects, key, case.digest, now)
         return self._suspects.must_be_alone(case.digest, key, now)
 
     async def _after_loss(
