@@ -312,9 +312,9 @@ class Relay:
             on_first=lambda: self._on_first(pump.started_s - call.record.queue_s),
         )
         lease.unfinished = pump.unfinished
-        media = _MEDIA_TOKENS * sum(map(plan.body.count, _MEDIA))
-        unreported = min(max(call.prompt_estimate, 1), _BATCH_TOKENS) + media
-        lease.signs = lambda: Signs(pump.quiet_since_s(), 0 if events.events else unreported)
+        lease.signs = lambda: Signs(
+            pump.quiet_since_s(), 0 if events.events else _unreported_tokens(call, plan)
+        )
         return pump
 
     def _close_books(
@@ -332,6 +332,12 @@ class Relay:
                 prefill_s=pump.prefill_s,
             )
         return outcome
+
+
+def _unreported_tokens(call: Call, plan: EngineCall) -> int:
+    """What the engine may read of the prompts without a word. Looks the whole body through."""
+    media = _MEDIA_TOKENS * sum(map(plan.body.count, _MEDIA))
+    return min(max(call.prompt_estimate, 1), _BATCH_TOKENS) + media
 
 
 class _Left:
