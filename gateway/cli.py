@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from gateway.config import Loaded
     from gateway.settings.kinds import Kind
 
-__all__ = ["COMMANDS", "cli", "load_or_exit", "main", "settings_options"]
+__all__ = ["COMMANDS", "cli", "load_and_log", "load_or_exit", "main", "settings_options"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -126,6 +126,21 @@ def load_or_exit(
     except SettingsError as exc:
         click.echo(_explain(exc), err=True)
         raise SystemExit(2) from None
+
+
+def load_and_log(**flags: object) -> Loaded:
+    """`load_or_exit`, and from then on the log is written as the settings say."""
+    from gateway.observe.logs import setup
+
+    loaded = load_or_exit(**flags)  # type: ignore[arg-type]
+    settings = loaded.settings
+    setup(
+        level=settings.log_level,
+        log_format=settings.log_format,
+        repeat_limit=settings.log_repeat_limit,
+        secrets=filter(None, (settings.hf_token, settings.backend_api_key)),
+    )
+    return loaded
 
 
 def _explain(error: Any) -> str:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gateway.cli import load_or_exit, settings_options
+from gateway.cli import load_and_log, settings_options
 
 if TYPE_CHECKING:
     from gateway.config import Loaded
@@ -39,16 +39,7 @@ def runpod_worker(**flags: object) -> None:
     settings are wrong; the service's own code (see serve) when that ended by itself; RunPod's
     worker's code likewise; 128+n a second signal n forced the end, or signal n killed either.
     """
-    from gateway.observe.logs import setup
-
-    loaded = load_or_exit(**flags)  # type: ignore[arg-type]
-    settings = loaded.settings
-    setup(
-        level=settings.log_level,
-        log_format=settings.log_format,
-        repeat_limit=settings.log_repeat_limit,
-        secrets=filter(None, (settings.hf_token, settings.backend_api_key)),
-    )
+    loaded = load_and_log(**flags)
     sys.exit(_run(loaded, flags))
 
 

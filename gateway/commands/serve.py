@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gateway.cli import load_or_exit, settings_options
+from gateway.cli import load_and_log, settings_options
 
 if TYPE_CHECKING:
     from gateway.config import Loaded
@@ -43,18 +43,10 @@ def serve(first_run: bool, **flags: object) -> None:
     became ready; 2 the settings are wrong; 70 a bug in the supervision; 71 the engine could not be
     killed; 128+n a second signal n forced the end.
     """
-    from gateway.observe.logs import setup
-
     _mind_early_signals()
 
-    loaded = load_or_exit(**flags)  # type: ignore[arg-type]
+    loaded = load_and_log(**flags)
     settings = loaded.settings
-    setup(
-        level=settings.log_level,
-        log_format=settings.log_format,
-        repeat_limit=settings.log_repeat_limit,
-        secrets=filter(None, (settings.hf_token, settings.backend_api_key)),
-    )
     _say_what_is_odd(loaded)
     secret = _first_key(settings) if first_run else None
     sys.exit(_serve(settings, secret, first_run))
