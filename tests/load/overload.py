@@ -48,9 +48,9 @@ class Overload:
         return [answer.took_s for answer in self.answers if answer.refused]
 
     @property
-    def p90_of_refusals_s(self) -> float:
-        """All but one in ten were told within this; the rarer ones are the machine's."""
-        return percentile(self.refusals_s, 90)
+    def p99_of_refusals_s(self) -> float:
+        """All but one in a hundred were told within this."""
+        return percentile(self.refusals_s, 99)
 
     @property
     def kinds(self) -> Counter[str]:
