@@ -230,8 +230,11 @@ class Admission:
         excused_s = self.excused_s()
         try:
             await asyncio.wait((turn.granted,), timeout=limit_s)
-            while not turn.granted.done() and self.excused_s() - excused_s > _LEAST_HOLD_S:
-                more_s, excused_s = self.excused_s() - excused_s, self.excused_s()
+            while not turn.granted.done():
+                before_s, excused_s = excused_s, self.excused_s()
+                more_s = excused_s - before_s
+                if more_s <= _LEAST_HOLD_S:
+                    break
                 if wish.patience_s is not None:  # it is the client who gives up then
                     more_s = min(more_s, turn.entered_s + wish.patience_s - self._clock())
                 await asyncio.wait((turn.granted,), timeout=max(more_s, 0.0))
