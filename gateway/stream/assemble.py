@@ -21,6 +21,7 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import orjson
 
+from gateway.stream.events import DONE, EventSplitter
 from gateway.stream.usage import Tally
 
 __all__ = ["ChatAssembler", "CompletionAssembler", "IncompleteReplyError"]
@@ -61,7 +62,7 @@ class _Assembler(Generic[C]):
         self._choices: dict[int, C] = {}
         self._tally = Tally(choices, prompts)
         self._last: dict[str, Any] = {}
-        self._pieces: list[bytes] = []  # of an event that has not ended
+        self._events = EventSplitter()
 
     def feed(self, events: bytes) -> None:
         """
@@ -70,15 +71,9 @@ class _Assembler(Generic[C]):
         Raises:
             ValueError: An event is not JSON.
         """
-        if self._pieces or not events.endswith(b"\n"):
-            self._pieces.append(events)
-            if not events.endswith(b"\n"):
-                return
-            events = b"".join(self._pieces)
-            self._pieces.clear()
-        for line in events.split(b"\n"):
-            if line.startswith(b"data:") and not line.endswith((b"[DONE]", b"[DONE]\r")):
-                self._add(orjson.loads(line[5:]))
+        for payload in self._events.feed(events):
+            if payload != DONE:
+                self._add(orjson.loads(payload))
 
     def result(self) -> bytes:
         """

@@ -37,6 +37,7 @@ from typing import Any
 import orjson
 
 from gateway.dialects.base import EngineCall
+from gateway.stream.events import DONE, EventSplitter
 from gateway.stream.sse import EVENT_LIMIT_BYTES, EventStream, Outcome
 
 __all__ = ["MARK", "TEXT_LIMIT_CHARS", "Continuation", "continuable"]
@@ -96,7 +97,7 @@ class Continuation:
         self._plan = plan
         self._max_tokens = plan.max_tokens
         self._text: StringIO = StringIO()
-        self._held = b""  # the beginning of an event
+        self._events = EventSplitter(EVENT_LIMIT_BYTES)
         self._head: dict[str, Any] = {}
         self._tokens = 0
         self._first: EventStream | None = None
@@ -113,7 +114,7 @@ class Continuation:
     @property
     def possible(self) -> bool:
         """Whether the stream, if it broke off now, could be brought to its end."""
-        return not (self._ruled_out or self.resumed or self._held)
+        return not (self._ruled_out or self.resumed) and self._events.between
 
     @property
     def tokens(self) -> int:
@@ -216,7 +217,6 @@ class Continuation:
     def _rule_out(self) -> None:
         self._ruled_out = True
         self._text = StringIO()
-        self._held = b""
 
     def _body(self, left: int) -> bytes:
         body = orjson.loads(self._plan.body)
@@ -278,20 +278,15 @@ class Continuation:
         Raises:
             ValueError: An event is no JSON object, or far too large.
         """
-        pieces = (self._held + events if self._held else events).split(b"\n\n")
-        self._held = pieces.pop()
-        if len(self._held) > EVENT_LIMIT_BYTES:
-            raise ValueError("an event is too large to be rewritten")
-        for piece in pieces:
-            data = piece.strip()
-            if data == b"data: [DONE]":
+        for payload in self._events.feed(events):
+            if payload == DONE:
                 if with_done:
                     yield {}
-            elif data.startswith(b"data:"):
-                event = orjson.loads(data[5:])
-                if not isinstance(event, dict):
-                    raise ValueError("an event is no object")
-                yield event
+                continue
+            event = orjson.loads(payload)
+            if not isinstance(event, dict):
+                raise ValueError("an event is no object")
+            yield event
 
 
 def _adds(choice: dict[str, Any], *, repeats: bool) -> bool:
