@@ -61,7 +61,7 @@ def _from_functions(functions: Any) -> Any:
 def _tool(tool: Any, at: str, budget: SchemaBudget) -> dict[str, Any]:
     if not isinstance(tool, dict):
         raise wrong_type(at, "an object")
-    if tool.get("type", "function") != "function":
+    if tool.get("type") not in (None, "function"):
         raise ApiError(
             "unsupported_parameter",
             "Only tools of type 'function' are supported.",
