@@ -20,6 +20,7 @@ from multidict import CIMultiDict
 from gateway.access.auth import Authenticator
 from gateway.call import Call
 from gateway.clocks import Clocks
+from gateway.dialects.base import ErrorBody, ReplyHead, openai_body
 from gateway.errors import ApiError
 from gateway.front.cors import CorsPolicy
 from gateway.front.headers import check_head, safe_request_id
@@ -51,6 +52,8 @@ class Route:
     """The scope a key needs; None: any valid key will do."""
     open: bool = False
     """Whether it is answered without a key, and while draining: health routes."""
+    error_body: ErrorBody = openai_body
+    """How its errors are written."""
 
     def endpoint(self, method: str) -> Endpoint | None:
         """What answers *method*, or None."""
@@ -159,7 +162,10 @@ class App:
         )
         path, _, query = target.partition("?")
         route = self._route(path)
-        call.record.route = route.name if route is not None else "other"
+        if route is None:
+            call.record.route = "other"
+        else:
+            call.record.route, call.error_body = route.name, route.error_body
         if _KEY_PREFIX in query:
             raise ApiError("invalid_http", "An API key does not belong into the URL.")
         if request.method == "OPTIONS" and self.cors.enabled:
@@ -213,7 +219,8 @@ class App:
 
     def _open_call(self, request: FrontRequest) -> Call:
         headers = request.headers
-        request_id = safe_request_id(headers.get("X-Request-Id")) or _new_request_id()
+        reply_id = uuid.uuid4().hex
+        request_id = safe_request_id(headers.get("X-Request-Id")) or f"req_{reply_id}"
         record = AccessRecord(
             request_id=request_id,
             client=self.proxies.client(request.remote or "local", headers.get("X-Forwarded-For")),
@@ -232,7 +239,8 @@ class App:
         )
         if self.cors.enabled:
             reply_headers.extend(self.cors.reply_headers(headers.get("Origin")))
-        return Call(request, record, reply_headers)
+        head = ReplyHead(request_id, reply_id, int(self.clocks.wall()))
+        return Call(request, record, reply_headers, head)
 
     def _only_word(self, call: Call, error: ApiError) -> Response:
         """The reply to a request that failed, unless a reply has begun.
@@ -251,7 +259,7 @@ class App:
             call.headers[name] = value
         response = Response(
             status=error.status,
-            body=error.body(),
+            body=call.error_body(error, call.head),
             headers=call.headers,
             content_type="application/json",
         )

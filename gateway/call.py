@@ -6,6 +6,7 @@ import asyncio
 
 from multidict import CIMultiDict
 
+from gateway.dialects.base import ErrorBody, ReplyHead, openai_body
 from gateway.errors import ApiError
 from gateway.front.server import FrontRequest
 from gateway.limits.ledger import Reservation
@@ -27,6 +28,8 @@ class Call:
         "_killed",
         "_task",
         "continue_stream",
+        "error_body",
+        "head",
         "headers",
         "patience",
         "principal",
@@ -39,11 +42,18 @@ class Call:
     )
 
     def __init__(
-        self, request: FrontRequest, record: AccessRecord, headers: CIMultiDict[str]
+        self,
+        request: FrontRequest,
+        record: AccessRecord,
+        headers: CIMultiDict[str],
+        head: ReplyHead,
     ) -> None:
         self.request = request
         self.record = record
         self.headers = headers
+        self.head = head
+        self.error_body: ErrorBody = openai_body
+        """How an error is told to whoever speaks the language of the path."""
         self.principal: Principal | None = None
         self.patience = Patience()
         """How long its client is willing to wait."""

@@ -15,7 +15,6 @@ from gateway.activity import Activity
 from gateway.app import Endpoint
 from gateway.call import Call
 from gateway.dialects.base import Dialect, EngineCall, FieldPolicy, ModelFacts
-from gateway.dialects.counting import CHAT_COUNT_DIALECT
 from gateway.errors import ApiError
 from gateway.front.body import BodyBudget, BodyClaim, BodyRules, check_body_headers, read_body
 from gateway.off_loop import off_loop_if_large
@@ -85,7 +84,7 @@ class Inference:
             fields = await self._read(call, claim)
             streamed = dialect.assembler is not None and fields.get("stream") is True
             async with AsyncExitStack() as held:
-                if dialect is CHAT_COUNT_DIALECT:  # it has no queue of its own
+                if dialect.counts:  # it has no queue of its own
                     await held.enter_async_context(self.spending.counting(call.principal.key_id))
 
                 async def plan(patience_s: float) -> EngineCall:

@@ -8,7 +8,8 @@ Rules:
   exchange that was left in the middle abandons its slot, which is free once the engine says so;
 - an event stream is complete when the engine sent ``[DONE]``. Anything else is an error, told to
   the client as a status while that is possible and as the dialect's error frame afterwards;
-- bytes of events are passed on from the engine's read callback, unchanged;
+- bytes of events are passed on from the engine's read callback, unchanged unless the client speaks
+  another dialect than the engine;
 - a request that never reached the engine, or whose engine died before the client had any of the
   answer, is sent again: see `gateway.replay`.
 """
@@ -35,6 +36,7 @@ from gateway.queue.admission import Admission, Lease
 from gateway.queue.turns import Signs
 from gateway.replay import Replay
 from gateway.stream.continuation import Continuation, continuable
+from gateway.stream.narration import Narration, understood
 from gateway.stream.pump import Pump
 from gateway.stream.reply import StreamReply
 from gateway.stream.sse import EventStream, Outcome
@@ -167,9 +169,9 @@ class Relay:
         self, call: Call, dialect: Dialect, plan: EngineCall, exchange: Exchange, lease: Lease
     ) -> bytes:
         assert dialect.assembler is not None
-        assembler = dialect.assembler(plan)
+        assembler = dialect.assembler(plan, call.head)
         pump = self._pump(call, plan, lease)
-        pump.release_to(assembler.feed)
+        pump.release_to(understood(plan, assembler.feed))
         exchange.attach(pump)
         try:
             error = await pump.over
@@ -194,8 +196,9 @@ class Relay:
             heartbeat_interval_s=call.patience.beat_s(self._settings.heartbeat_interval_s),
             silence_limit_s=self._settings.request_timeout_s,
         )
+        narration = Narration(call, dialect, reply)
         try:
-            await self._carry(call, planner, reply, watch)
+            await self._carry(call, planner, narration, watch)
             return await reply.finish()
         except ApiError as exc:
             error = exc
@@ -224,26 +227,27 @@ class Relay:
         if reply.ending:
             call.request.front.cut()
             raise asyncio.CancelledError
-        return await reply.fail(dialect.error_frame(error))
+        return await reply.fail(narration.last_word(error))
 
     async def _carry(
-        self, call: Call, planner: Planner, reply: StreamReply, watch: StreamWatch
+        self, call: Call, planner: Planner, narration: Narration, watch: StreamWatch
     ) -> None:
+        reply = narration.reply
         deadline = Deadline(self._settings.queue_wait_s, call.patience.wait_s(streamed=True))
         plan = await planner(deadline.wait_s())
-
+        narration.begin(plan)
         continuation = await self._continuation(call, plan)
 
         async def attempt(plan: EngineCall, lease: Lease) -> None:
             try:
-                await self._relay(call, plan, reply, watch, lease, continuation)
+                await self._relay(call, plan, narration, watch, lease, continuation)
             finally:
                 watch.recalled()
 
         def revive(plan: EngineCall) -> EngineCall | None:
             if not reply.answering:
                 return plan
-            return None if continuation is None else self._go_on(reply, continuation)
+            return None if continuation is None else self._go_on(narration, continuation)
 
         await self._replay.run(call, plan, deadline, attempt, revive)
 
@@ -254,14 +258,14 @@ class Relay:
         possible = await off_loop_if_large(len(plan.body), lambda: continuable(plan))
         return Continuation(plan) if possible else None
 
-    def _go_on(self, reply: StreamReply, continuation: Continuation) -> EngineCall | None:
+    def _go_on(self, narration: Narration, continuation: Continuation) -> EngineCall | None:
         """The call that makes the rest of a begun answer; None when there is none to make."""
         if not continuation.possible:
             return None
         ending = continuation.ending()
         if ending is not None:
-            reply.write(ending)
-            reply.complete = True
+            narration.write(ending)
+            narration.reply.complete = True
             return None
         self._on_continued()
         return continuation.resume()
@@ -270,11 +274,12 @@ class Relay:
         self,
         call: Call,
         plan: EngineCall,
-        reply: StreamReply,
+        narration: Narration,
         watch: StreamWatch,
         lease: Lease,
         continuation: Continuation | None,
     ) -> None:
+        reply = narration.reply
         pump = self._pump(call, plan, lease)
         watch.dispatched(pump)
         exchange = await self._dispatch.send(call, plan, lease)
@@ -287,7 +292,7 @@ class Relay:
                 await reply.commit(_backpressure(exchange, pump))
                 if call.record.ttft_s is None:  # a stream that is continued has had its first
                     call.record.ttft_s = watch.since_start()
-                out: Callable[[bytes], None] = reply.write
+                out = narration.listener(pump.events)
                 if continuation is not None:
                     out = continuation.through(out, pump.events)
                 pump.release_to(out)
@@ -299,7 +304,8 @@ class Relay:
             await reply.commit()
         finally:
             exchange.abort()
-            reply.mid_event, reply.complete = pump.events.mid_event, pump.events.done
+            reply.mid_event = narration.passes_on and pump.events.mid_event
+            reply.complete = pump.events.done
             self._close_books(call, pump, lease, continuation)
 
     # -- both

@@ -26,7 +26,12 @@ def route_table(
 ) -> dict[str, Route]:
     """Routes by exact path."""
     table = {
-        path: Route(path, {"POST": inference.endpoint(dialect)}, scope="inference")
+        path: Route(
+            path,
+            {"POST": inference.endpoint(dialect)},
+            scope="inference",
+            error_body=dialect.error_body,
+        )
         for path, dialect in DIALECTS.items()
     }
     table["/v1/models"] = Route("/v1/models", {"GET": endpoints.list_models})

@@ -9,6 +9,8 @@ from gateway.dialects.base import (
     EngineCall,
     FieldPolicy,
     ModelFacts,
+    ReplyHead,
+    Translator,
 )
 from gateway.dialects.chat import CHAT_DIALECT
 from gateway.dialects.completions import COMPLETIONS_DIALECT
@@ -25,6 +27,8 @@ __all__ = [
     "EngineCall",
     "FieldPolicy",
     "ModelFacts",
+    "ReplyHead",
+    "Translator",
     "count_call",
 ]
 

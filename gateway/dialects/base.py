@@ -14,9 +14,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from gateway.errors import ApiError
+from gateway.errors import ApiError, sse_error_frame
+from gateway.request.fields.table import Table
 
-__all__ = ["Assembler", "Dialect", "EngineCall", "FieldPolicy", "ModelFacts"]
+__all__ = [
+    "Assembler",
+    "Dialect",
+    "EngineCall",
+    "ErrorBody",
+    "FieldPolicy",
+    "ModelFacts",
+    "ReplyHead",
+    "Translator",
+    "openai_body",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,19 +99,67 @@ class EngineCall:
     """The client set no token limit: `max_tokens` is the most there could be, not a wish."""
     ignored: tuple[str, ...] = ()
     """Names for `x-ignored-params`: printable ASCII without comma, bounded in count and length."""
+    forced_calls: bool = False
+    """The engine writes its tool calls as plain JSON, see `gateway.request.forced_calls`."""
+    echo: bytes = b""
+    """JSON of what the dialect's reply repeats of the request; only the dialect reads it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyHead:
+    """What makes one reply different from all others."""
+
+    request_id: str
+    """As in the reply's headers."""
+    reply_id: str
+    """Unique; the part of the ids in a reply that comes behind their prefix."""
+    created: int
+    """Unix seconds."""
 
 
 class Assembler(Protocol):
     """Makes the JSON reply of a client that did not ask for a stream."""
 
     def feed(self, events: bytes) -> None:
-        """Take whole events, as they came."""
+        """Take events of the engine, cut anywhere; raises ValueError if they make no sense."""
 
     def result(self) -> bytes:
-        """The JSON body, equal in content to the engine's own reply."""
+        """The JSON body; raises ValueError when the events so far do not make one."""
+
+
+class Translator(Protocol):
+    """Turns the engine's events into those of another dialect."""
+
+    def feed(self, events: bytes, prompt_tokens: int | None = None) -> bytes:
+        """
+        The events that *events*, cut anywhere, make in this dialect; there may be none.
+
+        Args:
+            events: Of the engine.
+            prompt_tokens: Size of the prompt, if it is known by now.
+
+        Raises:
+            ValueError: The engine's events make no sense.
+        """
+
+    def fail(self, error: ApiError) -> bytes:
+        """What ends the stream after *error*; nothing is fed any more."""
 
 
 Build = Callable[[dict[str, Any], ModelFacts, FieldPolicy], EngineCall]
+
+
+ErrorBody = Callable[[ApiError, ReplyHead], bytes]
+
+
+def openai_body(error: ApiError, head: ReplyHead) -> bytes:
+    """The body of a reply with an error status, as OpenAI's SDKs read it."""
+    return error.body()
+
+
+def openai_frame(error: ApiError, head: ReplyHead) -> bytes:
+    """The event that ends a begun stream, as OpenAI's SDKs read it on chat and completions."""
+    return sse_error_frame(error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,12 +170,20 @@ class Dialect:
     """Closed set of words for metrics and logs."""
     path: str
     """The public path."""
+    table: Table
+    """The fields of its request."""
     build: Build
     """Raises `ApiError` with a 4xx code and the exact `param`; nothing else."""
-    assembler: Callable[[EngineCall], Assembler] | None
+    assembler: Callable[[EngineCall, ReplyHead], Assembler] | None = None
     """`None` where the engine's reply is passed on as it is."""
-    error_frame: Callable[[ApiError], bytes]
-    """The event that ends a begun stream."""
+    translator: Callable[[EngineCall, ReplyHead], Translator] | None = None
+    """`None` where the bytes of the engine's events are passed on as they are."""
+    error_body: ErrorBody = openai_body
+    """The body of a reply with an error status."""
+    error_frame: Callable[[ApiError, ReplyHead], bytes] = openai_frame
+    """What ends a stream of which nothing but comments went out; without a translator, any."""
+    counts: bool = False
+    """It only has tokens counted: no slot, no queue, no tokens spent."""
 
     def __repr__(self) -> str:
         return f"<Dialect {self.name} {self.path}>"

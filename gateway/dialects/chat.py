@@ -8,23 +8,54 @@ from __future__ import annotations
 
 from typing import Any
 
-from gateway.dialects.base import Assembler, Dialect, EngineCall, FieldPolicy, ModelFacts
+from gateway.dialects.base import (
+    Assembler,
+    Dialect,
+    EngineCall,
+    FieldPolicy,
+    ModelFacts,
+    ReplyHead,
+)
 from gateway.dialects.common import (
     check_generates,
     check_model,
     generation,
 )
-from gateway.errors import ApiError, sse_error_frame
-from gateway.request.fields import CHAT, Sifted, printable, sift
-from gateway.request.fields.kinds import wrong_type, wrong_value
+from gateway.errors import ApiError
+from gateway.request.fields import Fate, Sifted, Table, printable, sift
+from gateway.request.fields.kinds import AnyValue, Flag, Integer, OneOf, wrong_type, wrong_value
+from gateway.request.fields.rows import GENERATION, MODEL, forwarded, same_fate, translated
 from gateway.request.messages import rebuild
 from gateway.request.schema_guard import check_schema
 from gateway.request.tools import tool_fields
 from gateway.stream.assemble import ChatAssembler
 
-__all__ = ["CHAT_DIALECT", "build", "prompt_fields"]
+__all__ = ["CHAT", "CHAT_DIALECT", "build", "prompt_fields"]
 
 _PATH = "/v1/chat/completions"
+
+CHAT = Table(
+    "chat",
+    [
+        MODEL,
+        translated("messages", AnyValue("a list of 1 to 2048 messages"), "Rebuilt one by one."),
+        translated("logprobs", Flag(numbers=True)),
+        translated("top_logprobs", Integer(0, 20)),
+        translated("response_format", AnyValue("an object with a type")),
+        translated("tools", AnyValue("a list of functions")),
+        translated("tool_choice", AnyValue("a word or an object")),
+        forwarded("parallel_tool_calls", Flag()),
+        translated("functions", AnyValue("a list of functions"), "The old name of tools."),
+        translated("function_call", AnyValue("a word or an object"), "Became tool_choice."),
+        translated("reasoning_effort", AnyValue("a word"), "Templates that know it use it."),
+        translated("chat_template_kwargs", AnyValue("an object of scalars")),
+        forwarded("reasoning_format", OneOf(("none", "auto", "deepseek", "deepseek-legacy"))),
+        forwarded("thinking_budget_tokens", Integer(-1, "context")),
+        translated("modalities", AnyValue("a list"), "['text'] is dropped, audio refused."),
+        *same_fate(Fate.REFUSE, "audio", "Answers are text only."),
+    ],
+    GENERATION,
+)
 
 _EFFORTS = {"none", "minimal", "low", "medium", "high", "xhigh"}
 _TEMPLATE_FLAGS = {
@@ -172,8 +203,8 @@ def _check_together(out: dict[str, Any]) -> None:
         )
 
 
-def _assembler(call: EngineCall) -> Assembler:
+def _assembler(call: EngineCall, head: ReplyHead) -> Assembler:
     return ChatAssembler(call.choices)
 
 
-CHAT_DIALECT = Dialect("chat", _PATH, build, _assembler, sse_error_frame)
+CHAT_DIALECT = Dialect("chat", _PATH, CHAT, build, assembler=_assembler)

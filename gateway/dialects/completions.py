@@ -4,23 +4,42 @@ from __future__ import annotations
 
 from typing import Any
 
-from gateway.dialects.base import Assembler, Dialect, EngineCall, FieldPolicy, ModelFacts
+from gateway.dialects.base import (
+    Assembler,
+    Dialect,
+    EngineCall,
+    FieldPolicy,
+    ModelFacts,
+    ReplyHead,
+)
 from gateway.dialects.common import (
     check_generates,
     check_model,
     generation,
     texts_or_tokens,
 )
-from gateway.errors import sse_error_frame
-from gateway.request.fields import COMPLETIONS, sift
+from gateway.request.fields import Fate, Table, sift
+from gateway.request.fields.kinds import AnyValue, Integer
+from gateway.request.fields.rows import GENERATION, MODEL, same_fate, translated
 from gateway.stream.assemble import CompletionAssembler
 
-__all__ = ["COMPLETIONS_DIALECT", "build"]
+__all__ = ["COMPLETIONS", "COMPLETIONS_DIALECT", "build"]
 
 _PATH = "/v1/completions"
 MAX_PROMPTS = 64
 DEFAULT_MAX_TOKENS = 16
 """OpenAI's; the engine's own would be "until the context is full"."""
+
+COMPLETIONS = Table(
+    "completions",
+    [
+        MODEL,
+        translated("prompt", AnyValue("a string, tokens, or a list of at most 64 of either")),
+        translated("logprobs", Integer(0, 5)),
+        *same_fate(Fate.DROP_NAMED, "echo suffix"),
+    ],
+    GENERATION,
+)
 
 
 def build(body: dict[str, Any], facts: ModelFacts, policy: FieldPolicy) -> EngineCall:
@@ -46,8 +65,8 @@ def build(body: dict[str, Any], facts: ModelFacts, policy: FieldPolicy) -> Engin
     )
 
 
-def _assembler(call: EngineCall) -> Assembler:
+def _assembler(call: EngineCall, head: ReplyHead) -> Assembler:
     return CompletionAssembler(call.choices, call.prompts)
 
 
-COMPLETIONS_DIALECT = Dialect("completions", _PATH, build, _assembler, sse_error_frame)
+COMPLETIONS_DIALECT = Dialect("completions", _PATH, COMPLETIONS, build, assembler=_assembler)

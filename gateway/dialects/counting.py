@@ -22,9 +22,8 @@ from typing import Any
 import orjson
 
 from gateway.dialects.base import Dialect, EngineCall, FieldPolicy, ModelFacts
-from gateway.dialects.chat import prompt_fields
-from gateway.errors import sse_error_frame
-from gateway.request.fields import CHAT, sift
+from gateway.dialects.chat import CHAT, prompt_fields
+from gateway.request.fields import sift
 
 __all__ = ["CHAT_COUNT_DIALECT", "CountCall", "Counted", "build", "count_call"]
 
@@ -59,7 +58,7 @@ def build(body: dict[str, Any], facts: ModelFacts, policy: FieldPolicy) -> Engin
     )
 
 
-CHAT_COUNT_DIALECT = Dialect("chat_count", _PATH, build, None, sse_error_frame)
+CHAT_COUNT_DIALECT = Dialect("chat_count", _PATH, CHAT, build, counts=True)
 
 
 @dataclass(frozen=True, slots=True)

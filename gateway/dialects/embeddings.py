@@ -8,14 +8,26 @@ import orjson
 
 from gateway.dialects.base import Dialect, EngineCall, FieldPolicy, ModelFacts
 from gateway.dialects.common import check_model, texts_or_tokens
-from gateway.errors import ApiError, sse_error_frame
-from gateway.request.fields import EMBEDDINGS, sift
-from gateway.request.fields.kinds import wrong_value
+from gateway.errors import ApiError
+from gateway.request.fields import Fate, Table, sift
+from gateway.request.fields.kinds import AnyValue, Integer, OneOf, wrong_value
+from gateway.request.fields.rows import INT64_MAX, MODEL, forwarded, same_fate, translated
 
-__all__ = ["EMBEDDINGS_DIALECT", "build"]
+__all__ = ["EMBEDDINGS", "EMBEDDINGS_DIALECT", "build"]
 
 _PATH = "/v1/embeddings"
 MAX_INPUTS = 64
+
+EMBEDDINGS = Table(
+    "embeddings",
+    [
+        MODEL,
+        translated("input", AnyValue("a string, tokens, or a list of at most 64 of either")),
+        forwarded("encoding_format", OneOf(("float", "base64"))),
+        translated("dimensions", Integer(1, INT64_MAX), "Only the model's own number."),
+        *same_fate(Fate.DROP, "user"),
+    ],
+)
 
 
 def build(body: dict[str, Any], facts: ModelFacts, policy: FieldPolicy) -> EngineCall:
@@ -60,4 +72,4 @@ def _check_dimensions(dimensions: int | None, facts: ModelFacts) -> None:
     raise wrong_value("dimensions", f"{facts.embedding_size}, the length of this model's vectors")
 
 
-EMBEDDINGS_DIALECT = Dialect("embeddings", _PATH, build, None, sse_error_frame)
+EMBEDDINGS_DIALECT = Dialect("embeddings", _PATH, EMBEDDINGS, build)

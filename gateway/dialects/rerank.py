@@ -8,14 +8,27 @@ import orjson
 
 from gateway.dialects.base import Dialect, EngineCall, FieldPolicy, ModelFacts
 from gateway.dialects.common import check_model
-from gateway.errors import ApiError, sse_error_frame
-from gateway.request.fields import RERANK, sift
-from gateway.request.fields.kinds import wrong_type, wrong_value
+from gateway.errors import ApiError
+from gateway.request.fields import Fate, Table, sift
+from gateway.request.fields.kinds import AnyValue, Integer, wrong_type, wrong_value
+from gateway.request.fields.rows import INT64_MAX, MODEL, same_fate, translated
 
-__all__ = ["RERANK_DIALECT", "build"]
+__all__ = ["RERANK", "RERANK_DIALECT", "build"]
 
 _PATH = "/v1/rerank"
 MAX_DOCUMENTS = 256
+
+RERANK = Table(
+    "rerank",
+    [
+        MODEL,
+        translated("query", AnyValue("a string")),
+        translated("documents", AnyValue("a list of at most 256 texts")),
+        translated("top_n", Integer(1, INT64_MAX)),
+        *same_fate(Fate.DROP_NAMED, "return_documents max_chunks_per_doc max_tokens_per_doc"),
+        *same_fate(Fate.DROP, "user"),
+    ],
+)
 
 
 def build(body: dict[str, Any], facts: ModelFacts, policy: FieldPolicy) -> EngineCall:
@@ -86,4 +99,4 @@ def _query(query: Any) -> str:
     return text
 
 
-RERANK_DIALECT = Dialect("rerank", _PATH, build, None, sse_error_frame)
+RERANK_DIALECT = Dialect("rerank", _PATH, RERANK, build)

@@ -8,7 +8,21 @@ from collections.abc import Iterable
 __all__ = ["CorsPolicy"]
 
 _HEADER_LIST = re.compile(r"[A-Za-z0-9\-]{1,64}( ?, ?[A-Za-z0-9\-]{1,64}){0,63}")
-_DEFAULT_HEADERS = "authorization, content-type, x-api-key, api-key, x-max-queue-seconds"
+_STAINLESS = (
+    *("lang", "package-version", "os", "arch", "runtime", "runtime-version", "async"),
+    *("retry-count", "read-timeout", "timeout", "raw-response", "helper-method", "helper"),
+    "stream-helper",
+)
+_DEFAULT_HEADERS = ", ".join(
+    (
+        *("authorization", "content-type", "accept", "x-api-key", "api-key"),
+        *("anthropic-version", "anthropic-beta", "anthropic-dangerous-direct-browser-access"),
+        *("openai-organization", "openai-project", "openai-beta"),
+        *("x-max-queue-seconds", "x-continue-stream", "x-request-id"),
+        *(f"x-stainless-{name}" for name in _STAINLESS),
+    )
+)
+"""For a preflight whose own list cannot be echoed; no wildcard stands for ``authorization``."""
 _EXPOSED = (
     "x-request-id, request-id, retry-after, retry-after-ms, x-should-retry, x-ignored-params, "
     "server-timing, x-queue-wait-ms, x-api-version, "

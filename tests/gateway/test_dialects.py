@@ -7,9 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.dialects import DIALECTS, EngineCall, FieldPolicy, ModelFacts
+from gateway.dialects import DIALECTS, EngineCall, FieldPolicy, ModelFacts, ReplyHead
+from gateway.dialects.chat import CHAT
+from gateway.dialects.completions import COMPLETIONS
+from gateway.dialects.embeddings import EMBEDDINGS
+from gateway.dialects.rerank import RERANK
 from gateway.errors import ApiError
-from gateway.request.fields import CHAT, COMPLETIONS, EMBEDDINGS, RERANK, Fate
+from gateway.request.fields import Fate
 from gateway.request.jsonbody import parse
 from gateway.stream.assemble import ChatAssembler, CompletionAssembler
 
@@ -50,6 +54,8 @@ def refused(make, *args, **body):
 
 # -- routes
 
+HEAD = ReplyHead("req_1", "1", created=0)
+
 
 def test_the_routes_are_these_and_no_others():
     assert set(DIALECTS) == {
@@ -65,10 +71,10 @@ def test_the_routes_are_these_and_no_others():
 def test_replies_are_assembled_for_what_is_generated_and_only_there():
     assembler = DIALECTS[CHAT_PATH].assembler
     assert assembler is not None
-    assert isinstance(assembler(chat()), ChatAssembler)
+    assert isinstance(assembler(chat(), HEAD), ChatAssembler)
     assembler = DIALECTS["/v1/completions"].assembler
     assert assembler is not None
-    assert isinstance(assembler(build("/v1/completions", prompt="a")), CompletionAssembler)
+    assert isinstance(assembler(build("/v1/completions", prompt="a"), HEAD), CompletionAssembler)
     others = ("/v1/embeddings", "/v1/rerank", COUNT_PATH)
     assert [DIALECTS[path].assembler for path in others] == [None] * 3
 

@@ -1,15 +1,9 @@
 """Which fields of a request body may reach the engine: tables, and how they are applied."""
 
 from gateway.request.fields.kinds import Kind
-from gateway.request.fields.rows import CHAT, COMPLETIONS, EMBEDDINGS, RERANK, TABLES
 from gateway.request.fields.table import Fate, Row, Sifted, Table, printable, sift
 
 __all__ = [
-    "CHAT",
-    "COMPLETIONS",
-    "EMBEDDINGS",
-    "RERANK",
-    "TABLES",
     "Fate",
     "Kind",
     "Row",
