@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import Anthropic from "@anthropic-ai/sdk";
 import { zodOutputFormat } from "@anthropic-ai/sdk/helpers/zod";
 import { z } from "zod";
-import { gateway, raised, run, weather } from "./features.mjs";
+import { gateway, raised, run, weather } from "./lib/features.mjs";
 
 const model = gateway.model;
 const client = new Anthropic({ baseURL: gateway.url, apiKey: gateway.key });

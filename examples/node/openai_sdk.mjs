@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import OpenAI from "openai";
 import { zodResponseFormat } from "openai/helpers/zod";
 import { z } from "zod";
-import { gateway, raised, run, weather } from "./features.mjs";
+import { gateway, raised, run, weather } from "./lib/features.mjs";
 
 const model = gateway.model;
 const client = new OpenAI({ baseURL: `${gateway.url}/v1`, apiKey: gateway.key });

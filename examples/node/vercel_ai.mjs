@@ -6,7 +6,7 @@ import { createOpenAI } from "@ai-sdk/openai";
 import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
 import { APICallError, generateText, Output, stepCountIs, streamText, tool } from "ai";
 import { z } from "zod";
-import { gateway, raised, run, weather } from "./features.mjs";
+import { gateway, raised, run, weather } from "./lib/features.mjs";
 
 const baseURL = `${gateway.url}/v1`;
 
