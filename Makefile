@@ -1,7 +1,8 @@
 # Everything a person or a CI machine runs. Each target does its own set-up; what is done already
 # is remembered in .venv, so a second run starts at once.
 #
-# Needed beforehand: Python >= 3.11, make, a C++ compiler, and pip's way to a package registry.
+# Needed beforehand: Python >= 3.11, make, a C++ compiler, and pip's and npm's way to their registries
+# (Node and npm themselves come through pip).
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
@@ -15,6 +16,7 @@ OLD_OPENAI := .venvs/openai-1
 RUNPOD_SDK := .venvs/runpod
 VAST_SDK := .venvs/vast
 CLIENTS := .venvs/clients
+NODE_CLIENTS := .venvs/node
 
 # The first that is new enough; set PYTHON=... to choose another.
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -35,10 +37,10 @@ setup: $(VENV)/.installed ## Make .venv, get llama-server (built once, in minute
 run: setup ## Start the service; the first time, make an API key and show it
 	@exec $(GATEWAY) serve --first-run
 
-test: setup $(OLD_OPENAI)/.installed $(RUNPOD_SDK)/.installed $(VAST_SDK)/.installed $(CLIENTS)/.installed ## Run every test, those with the real engine included
+test: setup $(OLD_OPENAI)/.installed $(RUNPOD_SDK)/.installed $(VAST_SDK)/.installed $(CLIENTS)/.installed $(NODE_CLIENTS)/.installed ## Run every test, those with the real engine included
 	@$(PY) -m pytest $(PYTEST_ARGS)
 
-clients: setup $(OLD_OPENAI)/.installed $(CLIENTS)/.installed ## Run the programs of examples/ and print which client can do what
+clients: setup $(OLD_OPENAI)/.installed $(CLIENTS)/.installed $(NODE_CLIENTS)/.installed ## Run the programs of examples/ and print which client can do what
 	@$(PY) -m tests.clients.matrix
 
 lint: $(VENV)/.installed ## Check style and types
@@ -73,7 +75,7 @@ constraints-clients: $(VENV)/.made ## Choose the newest clients for examples/ ag
 	@echo "constraints-clients.txt is new; run 'make clients'"
 
 clean: ## Remove .venv and what tools left here (not the keys, not the engine in the user's cache)
-	rm -rf .venv .venvs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venvs examples/node/node_modules build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # -- the parts
 
@@ -104,6 +106,16 @@ $(CLIENTS)/.installed: $(VENV)/.made constraints-clients.txt
 	@echo "installing the clients of examples/ into $(CLIENTS)"
 	@$(PY) -m venv --clear $(CLIENTS)
 	@$(CLIENTS)/bin/python -m pip install --disable-pip-version-check --quiet --no-deps --requirement constraints-clients.txt
+	@touch $@
+
+# The same for Node, with the npm of the wheel. The programs find the packages through a link.
+$(NODE_CLIENTS)/.installed: $(CLIENTS)/.installed examples/node/package.json examples/node/package-lock.json
+	@echo "installing the Node clients of examples/ into $(NODE_CLIENTS)"
+	@rm -rf $(NODE_CLIENTS) examples/node/node_modules && mkdir -p $(NODE_CLIENTS)
+	@cp examples/node/package.json examples/node/package-lock.json examples/node/.npmrc $(NODE_CLIENTS)
+	@cd $(NODE_CLIENTS) && PATH="$(CURDIR)/$(CLIENTS)/bin:$$PATH" \
+		npm ci --no-audit --no-fund --no-update-notifier --loglevel=error >/dev/null
+	@ln -s ../../$(NODE_CLIENTS)/node_modules examples/node/node_modules
 	@touch $@
 
 # The platforms' own worker packages, which tests run as the platform would: their folder goes into

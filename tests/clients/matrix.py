@@ -38,10 +38,15 @@ breaks in the middle and does not look complete."""
 
 SETTINGS: Final[Mapping[str, Mapping[str, str]]] = {
     "demo": {"CTX": "16384", "THREADS": "1"},
-    "mock": {"USE_MOCK_MODEL": "true", "CRASH_LIMIT": "1000", "RESTART_BACKOFF_MAX": "0.1"},
+    "mock": {
+        "USE_MOCK_MODEL": "true",
+        "CTX": "262144",
+        "CRASH_LIMIT": "1000",
+        "RESTART_BACKOFF_MAX": "0.1",
+    },
 }
 """The services: the real engine with the demo model, and the mock engine, which does as the prompt
-tells it."""
+tells it and has room for those who send many tools."""
 
 BREAKS: Final = ("mock: tokens=20 error_after=5", "mock: tokens=20 cut_after=1500")
 """How streams break: the engine says so in mid-stream; its connection is lost."""
@@ -61,6 +66,8 @@ QUIET: Final[Mapping[str, str]] = {
 
 CLIENT_PYTHON: Final = ".venvs/clients/bin/python"
 NODE: Final = ".venvs/clients/bin/node"
+NODE_PATH: Final = f"{ROOT}/.venvs/clients/bin:{ROOT}/.venvs/node/node_modules/.bin"
+"""Where a shell finds Node and the commands that npm installed."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +107,11 @@ def _python(name: str, program: str, package: str, **more: object) -> Client:
     return Client(name, f"examples/python/{program}.py", pinned=pinned, **more)  # type: ignore[arg-type]
 
 
+def _node(name: str, program: str, package: str) -> Client:
+    pinned = ("examples/node/package.json", package)
+    return Client(name, f"examples/node/{program}.mjs", NODE, pinned)
+
+
 CLIENTS: Final[Sequence[Client]] = (
     Client(
         "openai (python)",
@@ -114,6 +126,25 @@ CLIENTS: Final[Sequence[Client]] = (
         runner=".venv/bin/python",
         pinned=("constraints.txt", "openai"),
     ),
+    _node("openai (node)", "openai_sdk", "openai"),
+    _node("openai (node) responses", "openai_responses", "openai"),
+    _node("anthropic (node)", "anthropic_sdk", "@anthropic-ai/sdk"),
+    _node("vercel ai", "vercel_ai", "ai"),
+    Client(
+        "codex",
+        "examples/codex.sh",
+        runner="/bin/sh",
+        pinned=("examples/node/package.json", "@openai/codex"),
+        reasons={
+            "stream": "it always streams, so its chat is one",
+            "tools": "which of its tools are called, and when, takes a model that is made for it",
+            "truncated": "it sets no limit for an answer",
+        },
+        # Its tools alone are more than a slot of the demo model holds.
+        on_mock=frozenset(FEATURES),
+        env={"PATH": f"{NODE_PATH}:{os.environ['PATH']}"},
+    ),
+    Client("curl", "examples/curl.sh", runner="/bin/sh"),
 )
 
 
