@@ -46,7 +46,7 @@ class EventSplitter:
         events = data.split(b"\n\n")
         if rest := events.pop():
             self._hold(rest)
-        return [event[5:].strip() for event in events if event.startswith(b"data:")]
+        return [payload for event in events if (payload := _payload(event)) is not None]
 
     @property
     def between(self) -> bool:
@@ -61,3 +61,11 @@ class EventSplitter:
 
     def __repr__(self) -> str:
         return f"<EventSplitter {self._size} bytes held>"
+
+
+def _payload(event: bytes) -> bytes | None:
+    """What stands on the event's line of data; the engine never writes two."""
+    if event.startswith(b"data:"):
+        return event[5:].strip()
+    at = event.find(b"\ndata:")  # behind a comment or a name
+    return event[at + 6 :].strip() if at >= 0 else None
