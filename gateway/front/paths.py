@@ -54,6 +54,8 @@ def _hint(path: str) -> str | None:
         return "This part of the API is not offered here."
     if _within(path, ("/v1/responses",)):
         return "Responses are not stored here: send the whole conversation each time."
+    if _within(path, ("/openai",)):
+        return "Azure's paths are not offered: use OpenAI's client, with a base_url ending in /v1."
     if _within(path, _OTHER_SERVERS):
         return "The API here is OpenAI's, below /v1."
     return None

@@ -138,6 +138,33 @@ SENT_ON: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
      {"documents": ["b", "c"], "top_n": 2}),
 ]  # fmt: skip
 
+RANGES: dict[str, tuple[float, float]] = {
+    "temperature": (0, 2),
+    "top_p": (0, 1),
+    "presence_penalty": (-2, 2),
+    "frequency_penalty": (-2, 2),
+    "top_logprobs": (0, 20),
+    "thinking_budget_tokens": (-1, CONTEXT),
+    "min_p": (0, 1),
+    "typical_p": (0, 1),
+    "top_n_sigma": (-1, 100),
+    "repeat_penalty": (0.01, 2),
+    "repetition_penalty": (0.01, 2),
+    "repeat_last_n": (-1, CONTEXT),
+    "mirostat": (0, 2),
+    "mirostat_tau": (0, 100),
+    "mirostat_eta": (0, 1),
+    "dry_multiplier": (0, 10),
+    "dry_base": (1, 10),
+    "dry_allowed_length": (0, CONTEXT),
+    "dry_penalty_last_n": (-1, CONTEXT),
+    "xtc_probability": (0, 1),
+    "xtc_threshold": (0, 1),
+    "dynatemp_range": (0, 10),
+    "dynatemp_exponent": (0, 10),
+}
+"""The lowest and the highest value of each numeric field of chat, both included."""
+
 # -- fields that are left out, and named
 
 NAMED: list[tuple[str, dict[str, Any], str]] = [

@@ -21,6 +21,7 @@ from tests.clients.contract_rows import (
     LEAST,
     MESSAGES,
     NAMED,
+    RANGES,
     REFUSED,
     REFUSED_MESSAGES,
     SENT_ON,
@@ -69,6 +70,18 @@ def test_what_cannot_be_done_is_refused_before_the_engine_is_asked(
     outcome = ask(path, {**LEAST[path], **more})
     assert_refused(outcome, status, code, param)
     assert outcome.error["type"] == "invalid_request_error"
+
+
+@pytest.mark.parametrize("name", RANGES)
+def test_ranges_end_where_they_should(ask: Asker, name: str) -> None:
+    low, high = RANGES[name]
+    whole = {"logprobs": True} if name == "top_logprobs" else {}
+    for inside in (low, high):
+        outcome = ask(CHAT, {**LEAST[CHAT], **whole, name: inside})
+        assert outcome.reply.status_code == 200, outcome.reply.text
+    for outside in (low - 1, high + 1):
+        outcome = ask(CHAT, {**LEAST[CHAT], **whole, name: outside})
+        assert_refused(outcome, 400, "invalid_value", name)
 
 
 # -- messages

@@ -5,6 +5,7 @@ Its answers mean nothing here (the models are tiny and random); that it answers 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from tests.clients.contract_rows import (
     CONTEXT,
     LEAST,
     MESSAGES,
+    RANGES,
     RANKS,
     REFUSED,
     REFUSED_MESSAGES,
@@ -68,6 +70,14 @@ def test_fields_that_are_sent_on_are_answered(
     assert b'"error"' not in reply.content
 
 
+@pytest.mark.parametrize("name", RANGES)
+def test_both_ends_of_each_range_are_answered(asks: dict[str, Ask], name: str) -> None:
+    more = {"logprobs": True} if name == "top_logprobs" else {}
+    for value in RANGES[name]:
+        reply = asks[CHAT](CHAT, {**LEAST[CHAT], **more, name: value})
+        assert reply.status_code == 200, reply.text
+
+
 @pytest.mark.parametrize(("given", "sent"), MESSAGES)
 def test_messages_that_are_rebuilt_are_answered(
     asks: dict[str, Ask], given: list[dict[str, Any]], sent: list[dict[str, Any]]
@@ -117,3 +127,16 @@ def test_vectors_have_the_one_length_that_may_be_asked_for(asks: dict[str, Ask])
     assert same.status_code == 200
     other = asks[VECTORS](VECTORS, {**LEAST[VECTORS], "dimensions": len(plain) - 1})
     assert (other.status_code, other.json()["error"]["param"]) == (400, "dimensions")
+
+
+def test_logprobs_of_completions_come_in_chats_shape_streamed_or_not(asks: dict[str, Ask]) -> None:
+    body = {"prompt": "a", "max_tokens": 3, "logprobs": 2, "temperature": 0}
+    whole = asks[TEXT](TEXT, body).json()["choices"][0]["logprobs"]
+    stream = asks[TEXT](TEXT, {**body, "stream": True}).text.strip().split("\n\n")
+    chunks = [json.loads(event.removeprefix("data: ")) for event in stream[:-1]]
+    pieces = [chunk["choices"][0]["logprobs"] for chunk in chunks if chunk["choices"]]
+    tokens = [entry["token"] for piece in pieces if piece for entry in piece["content"]]
+    assert [entry["token"] for entry in whole["content"]] == tokens
+    assert len(tokens) == 3
+    assert set(whole) == {"content"}
+    assert all(len(entry["top_logprobs"]) == 2 for entry in whole["content"])

@@ -56,6 +56,7 @@ HINTS: list[tuple[str, str, str]] = [
     ("GET", "/api/version", "below /v1"),
     ("POST", "/api/chat", "below /v1"),
     ("GET", "/props", "below /v1"),
+    ("POST", "/openai/deployments/m/chat/completions", "Azure"),
     *(
         ("POST", f"/v1/{family}", "not offered")
         for family in (
@@ -164,6 +165,12 @@ def test_body_without_a_type_is_json_and_one_of_another_type_is_told_so(
         return
     assert_refused(outcome, 415, "unsupported_media_type")
     assert "Content-Type: application/json" in outcome.error["hint"]
+
+
+def test_body_in_chunks_of_no_told_length_is_taken(ask: Asker) -> None:
+    outcome = ask(CHAT, content=iter((RAW[:10], RAW[10:])), headers={"expect": "100-continue"})
+    assert outcome.reply.status_code == 200
+    assert outcome.sent is not None
 
 
 # -- headers
