@@ -19,6 +19,8 @@ __all__ = ["EngineLost", "context_exceeded", "from_backend", "from_event", "from
 _UNSUPPORTED = ("does not support", "not supported", "mmproj", "not enabled", "unsupported")
 _TEMPLATE = ("jinja", "while executing", "failed to parse", "chat template")
 """A model's template that cannot put these messages or tools into words: depends on the request."""
+_SHAPE = ("initialize samplers", "parse grammar")
+"""A grammar that cannot begin: the engine feeds it the beginning of an answer that the client gave."""
 _TOO_LONG = ("too large to process", "exceeds the available context", "context size")
 
 
@@ -45,6 +47,13 @@ def from_reply(status: int, body: bytes) -> ApiError:
             "invalid_value",
             "The model's chat template does not take these messages or tools.",
             param="messages",
+        )
+    if any(pattern in lower for pattern in _SHAPE):
+        return ApiError(
+            "invalid_value",
+            "The asked shape of the answer cannot be enforced.",
+            param="response_format",
+            hint="If the last message is the assistant's, it must begin an answer of that shape.",
         )
     if status == 503:
         return ApiError("engine_unavailable", retry_after_s=2.0)

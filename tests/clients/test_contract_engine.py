@@ -140,3 +140,17 @@ def test_logprobs_of_completions_come_in_chats_shape_streamed_or_not(asks: dict[
     assert len(tokens) == 3
     assert set(whole) == {"content"}
     assert all(len(entry["top_logprobs"]) == 2 for entry in whole["content"])
+
+
+def test_the_beginning_of_an_answer_has_to_fit_the_shape_that_is_asked_for(
+    asks: dict[str, Ask],
+) -> None:
+    def begun(text: str) -> httpx.Response:
+        messages = [USER, {"role": "assistant", "content": text}]
+        shape = {"type": "json_object"}
+        return asks[CHAT](CHAT, {**LEAST[CHAT], "messages": messages, "response_format": shape})
+
+    assert begun("{").status_code == 200
+    misfit = begun("Sure, here")
+    assert (misfit.status_code, misfit.json()["error"]["param"]) == (400, "response_format")
+    assert misfit.headers["x-should-retry"] == "false"

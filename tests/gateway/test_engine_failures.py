@@ -46,6 +46,12 @@ def test_overflow_is_told_in_the_words_that_clients_look_for() -> None:
     )
 
 
+def test_beginning_of_an_answer_that_does_not_fit_the_asked_shape_is_told() -> None:
+    error = from_reply(400, body("Failed to initialize samplers: std::exception"))
+    assert (error.code, error.param) == ("invalid_value", "response_format")
+    assert "last message" in (error.hint or "")
+
+
 def test_event_inside_a_stream_is_read_the_same_way() -> None:
     payload = b'{"error":{"code":500,"message":"Context size has been exceeded."}}'
     assert from_event(payload).code == "context_length_exceeded"
