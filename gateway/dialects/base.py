@@ -184,6 +184,8 @@ class Dialect:
     """What ends a stream of which nothing but comments went out; without a translator, any."""
     counts: bool = False
     """It only has tokens counted: no slot, no queue, no tokens spent."""
+    doc: str = ""
+    """For docs/api.md, in Markdown: what a user of the route should know besides its fields."""
 
     def __repr__(self) -> str:
         return f"<Dialect {self.name} {self.path}>"

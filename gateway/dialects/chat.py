@@ -25,49 +25,75 @@ from gateway.errors import ApiError
 from gateway.request.fields import Fate, Sifted, Table, printable, sift
 from gateway.request.fields.kinds import AnyValue, Flag, Integer, OneOf, wrong_type, wrong_value
 from gateway.request.fields.rows import GENERATION, MODEL, forwarded, same_fate, translated
-from gateway.request.messages import rebuild
+from gateway.request.messages import MAX_MESSAGES, rebuild
 from gateway.request.schema_guard import check_schema
-from gateway.request.tools import tool_fields
+from gateway.request.tools import MAX_TOOLS, tool_fields
 from gateway.stream.assemble import ChatAssembler
 
 __all__ = ["CHAT", "CHAT_DIALECT", "build", "prompt_fields"]
 
 _PATH = "/v1/chat/completions"
 
-CHAT = Table(
-    "chat",
-    [
-        MODEL,
-        translated("messages", AnyValue("a list of 1 to 2048 messages"), "Rebuilt one by one."),
-        translated("logprobs", Flag(numbers=True)),
-        translated("top_logprobs", Integer(0, 20)),
-        translated("response_format", AnyValue("an object with a type")),
-        translated("tools", AnyValue("a list of functions")),
-        translated("tool_choice", AnyValue("a word or an object")),
-        forwarded("parallel_tool_calls", Flag()),
-        translated("functions", AnyValue("a list of functions"), "The old name of tools."),
-        translated("function_call", AnyValue("a word or an object"), "Became tool_choice."),
-        translated("reasoning_effort", AnyValue("a word"), "Templates that know it use it."),
-        translated("chat_template_kwargs", AnyValue("an object of scalars")),
-        forwarded("reasoning_format", OneOf(("none", "auto", "deepseek", "deepseek-legacy"))),
-        forwarded("thinking_budget_tokens", Integer(-1, "context")),
-        translated("modalities", AnyValue("a list"), "['text'] is dropped, audio refused."),
-        *same_fate(Fate.REFUSE, "audio", "Answers are text only."),
-    ],
-    GENERATION,
-)
-
-_EFFORTS = {"none", "minimal", "low", "medium", "high", "xhigh"}
-_TEMPLATE_FLAGS = {
+_EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh")
+_TEMPLATE_FLAGS = (
     "enable_thinking",
     "thinking",
     "preserve_thinking",
     "clear_thinking",
     "add_vision_id",
-}
-_TEMPLATE_SCALARS = {"reasoning_effort", "thinking_budget", "date_string", "model_identity"}
+)
+_TEMPLATE_SCALARS = ("reasoning_effort", "thinking_budget", "date_string", "model_identity")
 _MAX_TEMPLATE_KEYS = 16
 _MAX_TEMPLATE_CHARS = 256
+
+CHAT = Table(
+    "chat",
+    [
+        MODEL,
+        translated(
+            "messages",
+            AnyValue(f"a list of 1 to {MAX_MESSAGES} messages"),
+            "Required. Rebuilt one by one, see [messages](#messages).",
+        ),
+        translated("logprobs", Flag(numbers=True), "Not together with tools."),
+        translated("top_logprobs", Integer(0, 20), "Only with `logprobs`; 0 counts as 1."),
+        translated(
+            "response_format",
+            AnyValue("`text`, `json_object` or `json_schema`"),
+            "Enforced while the answer is written, see [JSON schemas](#json-schemas).",
+        ),
+        translated("tools", AnyValue(f"at most {MAX_TOOLS} functions"), "See [tools](#tools)."),
+        translated("tool_choice", AnyValue("a word or an object"), "See [tools](#tools)."),
+        forwarded("parallel_tool_calls", Flag()),
+        translated("functions", AnyValue("a list of functions"), "The old name of `tools`."),
+        translated(
+            "function_call", AnyValue("a word or an object"), "The old name of `tool_choice`."
+        ),
+        translated(
+            "reasoning_effort",
+            AnyValue(", ".join(f"`{word}`" for word in _EFFORTS)),
+            "For chat templates that know it. Another word is dropped and named.",
+        ),
+        translated(
+            "chat_template_kwargs",
+            AnyValue(f"an object of at most {_MAX_TEMPLATE_KEYS} booleans, numbers and strings"),
+            "Known names only: "
+            + ", ".join(f"`{name}`" for name in (*_TEMPLATE_FLAGS, *_TEMPLATE_SCALARS))
+            + ". Others are dropped and named.",
+        ),
+        forwarded(
+            "reasoning_format",
+            OneOf(("none", "auto", "deepseek", "deepseek-legacy")),
+            "Where a reasoning model's thoughts go; `none`: they stay in the text.",
+        ),
+        forwarded(
+            "thinking_budget_tokens", Integer(-1, "context"), "Tokens for thoughts; -1: no bound."
+        ),
+        translated("modalities", AnyValue("a list"), "`text` is dropped, `audio` refused."),
+        *same_fate(Fate.REFUSE, "audio", "Answers are text only."),
+    ],
+    GENERATION,
+)
 
 
 def build(body: dict[str, Any], facts: ModelFacts, policy: FieldPolicy) -> EngineCall:
@@ -207,4 +233,15 @@ def _assembler(call: EngineCall, head: ReplyHead) -> Assembler:
     return ChatAssembler(call.choices)
 
 
-CHAT_DIALECT = Dialect("chat", _PATH, CHAT, build, assembler=_assembler)
+_DOC = """\
+OpenAI's chat. The engine's events are passed on as they are; a reply in one piece is put together
+from the same events. A last message of the assistant is continued, and the reply begins with it.
+
+- `logprobs` cannot be had together with tools, and `grammar` (where the operator allows it) not
+  together with tools or `response_format`.
+- A reasoning model's thoughts come as `reasoning_content` beside `content`.
+- The usage event of a stream has empty `choices`; it comes only when `include_usage` asks for it.
+- The `x_continued` of [continued streams](server-behavior.md#continued-streams) is ours.
+"""
+
+CHAT_DIALECT = Dialect("chat", _PATH, CHAT, build, assembler=_assembler, doc=_DOC)

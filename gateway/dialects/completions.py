@@ -34,9 +34,15 @@ COMPLETIONS = Table(
     "completions",
     [
         MODEL,
-        translated("prompt", AnyValue("a string, tokens, or a list of at most 64 of either")),
-        translated("logprobs", Integer(0, 5)),
-        *same_fate(Fate.DROP_NAMED, "echo suffix"),
+        translated(
+            "prompt",
+            AnyValue(
+                f"a string, a list of token ids, or a list of at most {MAX_PROMPTS} of either"
+            ),
+            "Required. Each prompt takes a slot and counts as a request.",
+        ),
+        translated("logprobs", Integer(0, 5), "0 counts as 1."),
+        *same_fate(Fate.DROP_NAMED, "echo suffix", "The engine cannot."),
     ],
     GENERATION,
 )
@@ -69,4 +75,14 @@ def _assembler(call: EngineCall, head: ReplyHead) -> Assembler:
     return CompletionAssembler(call.choices, call.prompts)
 
 
-COMPLETIONS_DIALECT = Dialect("completions", _PATH, COMPLETIONS, build, assembler=_assembler)
+_DOC = f"""\
+OpenAI's old completions: no messages, no chat template, only a text that goes on.
+
+- Without a token limit an answer has {DEFAULT_MAX_TOKENS} tokens, as OpenAI has it.
+- `logprobs` come back in the shape of chat (`content`), not in that of the old route
+  (`tokens`, `token_logprobs`).
+"""
+
+COMPLETIONS_DIALECT = Dialect(
+    "completions", _PATH, COMPLETIONS, build, assembler=_assembler, doc=_DOC
+)

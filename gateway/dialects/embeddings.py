@@ -22,9 +22,13 @@ EMBEDDINGS = Table(
     "embeddings",
     [
         MODEL,
-        translated("input", AnyValue("a string, tokens, or a list of at most 64 of either")),
-        forwarded("encoding_format", OneOf(("float", "base64"))),
-        translated("dimensions", Integer(1, INT64_MAX), "Only the model's own number."),
+        translated(
+            "input",
+            AnyValue(f"a string, a list of token ids, or a list of at most {MAX_INPUTS} of either"),
+            "Required, and nothing in it is empty. Token ids are those of the loaded model.",
+        ),
+        forwarded("encoding_format", OneOf(("float", "base64")), "`float` if absent."),
+        translated("dimensions", Integer(1, INT64_MAX), "Only the model's own length; else 400."),
         *same_fate(Fate.DROP, "user"),
     ],
 )
@@ -72,4 +76,10 @@ def _check_dimensions(dimensions: int | None, facts: ModelFacts) -> None:
     raise wrong_value("dimensions", f"{facts.embedding_size}, the length of this model's vectors")
 
 
-EMBEDDINGS_DIALECT = Dialect("embeddings", _PATH, EMBEDDINGS, build)
+_DOC = """\
+Needs an engine that was started for embeddings; any other answers 400 `not_supported_by_model`.
+A client that cuts texts into OpenAI's tokens itself (langchain does, unless told otherwise) sends
+ids that mean something else to the loaded model: let it send text.
+"""
+
+EMBEDDINGS_DIALECT = Dialect("embeddings", _PATH, EMBEDDINGS, build, doc=_DOC)

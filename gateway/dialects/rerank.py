@@ -22,9 +22,13 @@ RERANK = Table(
     "rerank",
     [
         MODEL,
-        translated("query", AnyValue("a string")),
-        translated("documents", AnyValue("a list of at most 256 texts")),
-        translated("top_n", Integer(1, INT64_MAX)),
+        translated("query", AnyValue("a string"), "Required, not empty."),
+        translated(
+            "documents",
+            AnyValue(f"a list of 1 to {MAX_DOCUMENTS} strings, or objects with a `text`"),
+            "Required.",
+        ),
+        translated("top_n", Integer(1, INT64_MAX), "At most as many as there are documents."),
         *same_fate(Fate.DROP_NAMED, "return_documents max_chunks_per_doc max_tokens_per_doc"),
         *same_fate(Fate.DROP, "user"),
     ],
@@ -99,4 +103,9 @@ def _query(query: Any) -> str:
     return text
 
 
-RERANK_DIALECT = Dialect("rerank", _PATH, RERANK, build)
+_DOC = """\
+The shape of Jina and Cohere. Needs an engine that was started for reranking; any other answers 400
+`not_supported_by_model`. The reply tells places in the list (`index`), never the texts.
+"""
+
+RERANK_DIALECT = Dialect("rerank", _PATH, RERANK, build, doc=_DOC)

@@ -15,7 +15,7 @@ from typing import Any
 
 from gateway.errors import ApiError
 
-__all__ = ["MediaBudget"]
+__all__ = ["DOC", "MediaBudget"]
 
 MAX_ITEMS = 8
 MAX_ITEM_BYTES = 10 * 1024 * 1024
@@ -26,6 +26,14 @@ MIN_SAMPLE_RATE_HZ = 8_000
 
 _DATA_URL = re.compile(r"data:(?:image|audio)/[a-z0-9.+-]{1,32};base64,", re.IGNORECASE)
 _IMAGES = {"image/png", "image/jpeg", "image/webp", "image/gif"}
+
+DOC = f"""\
+Images (PNG, JPEG, WebP, GIF) and sound (WAV, MP3) travel inside the request, as base64 data URLs. A
+URL is never fetched: 400 `remote_media_not_allowed`. At most {MAX_ITEMS} items in a request,
+{MAX_ITEM_BYTES >> 20} MiB each and {MAX_TOTAL_BYTES >> 20} MiB together,
+{MAX_PIXELS // 1_000_000} megapixels for each image; sound of at least {MIN_SAMPLE_RATE_HZ:,} Hz.
+Images take a model with a projector (`MMPROJ`), else 400 `not_supported_by_model`.
+"""
 
 
 class MediaBudget:

@@ -26,7 +26,7 @@ from gateway.request.media import MediaBudget
 if TYPE_CHECKING:  # the dialects import this module
     from gateway.dialects.base import ModelFacts
 
-__all__ = ["rebuild"]
+__all__ = ["DOC", "rebuild"]
 
 MAX_MESSAGES = 2048
 MAX_PARTS = 1024
@@ -44,6 +44,29 @@ _ROLES = {
 }
 _TEXT_PARTS = {"text": "text", "refusal": "refusal", "input_text": "text", "output_text": "text"}
 """Type of a part that is text, and the key its text is under."""
+
+DOC = f"""\
+Every message is rebuilt; keys that are not named here are dropped, so what an SDK replays may come
+as it is.
+
+| part | what happens |
+|---|---|
+| `role` | {", ".join(f"`{role}`" for role in _ROLES)}; `developer` becomes `system`, `function` \
+becomes `tool`. Any other is 400 |
+| `content` | a string, a list of at most {MAX_PARTS} parts, or null; an assistant's may be absent |
+| text parts | {", ".join(f"`{kind}`" for kind in _TEXT_PARTS)}: all become text |
+| `image_url`, `input_audio` | forwarded if the loaded model can take them, see [media](#media); \
+`detail` is dropped |
+| `file`, `video_url`, other parts | 400 |
+| an assistant's `tool_calls` (or the old `function_call`) | at most {MAX_TOOL_CALLS}; arguments may \
+be a string, empty, or an object. What is no JSON object is wrapped into one |
+| an assistant's `reasoning_content` | forwarded |
+| `tool_call_id`, `name` | forwarded, at most {MAX_NAME_CHARS} characters |
+
+System messages at the beginning become one, and so do assistant messages at the end, because chat
+templates and the engine know only one. The last message may be an assistant's, which is then
+continued, but not one with tool calls.
+"""
 
 
 def rebuild(messages: Any, facts: ModelFacts) -> list[dict[str, Any]]:

@@ -30,7 +30,7 @@ from gateway.request.schema_values import (
     tidy,
 )
 
-__all__ = ["SchemaBudget", "check_schema"]
+__all__ = ["DOC", "SchemaBudget", "check_schema"]
 
 MAX_BYTES = 64 * 1024
 MAX_DEPTH = 32
@@ -43,6 +43,17 @@ MAX_NAME_CHARS = 128
 MAX_PATH_CHARS = 160
 
 _TYPES = {"null", "boolean", "number", "integer", "string", "array", "object"}
+DOC = f"""\
+A schema becomes a grammar, so the answer cannot leave it; `strict` makes no difference. An answer
+that hits its token limit is cut in the middle of its JSON, and says so in its finish reason.
+
+One schema has at most {MAX_BYTES >> 10} KiB, {MAX_DEPTH} levels, {MAX_PROPERTIES} properties in all,
+and {MAX_ALTERNATIVES} enum values and members of `anyOf` and its like; property names have at most
+{MAX_NAME_CHARS} characters. References lead into the schema itself (`#/$defs/...`). What the engine's
+converter would choke on (very long repetitions, costly patterns, references that explode) is 400
+with the place. Keywords it has no use for (`not`, `if`, `patternProperties`, ...) are not enforced.
+"""
+
 # They end up in a character class of the grammar, where these have a meaning of their own.
 _CLASS_CHARACTERS = frozenset("]\\^\x00")
 

@@ -15,12 +15,29 @@ from gateway.errors import ApiError
 from gateway.request.fields.kinds import wrong_type, wrong_value
 from gateway.request.schema_guard import SchemaBudget, check_schema
 
-__all__ = ["tool_fields"]
+__all__ = ["DOC", "tool_fields"]
 
 MAX_TOOLS = 128
 MAX_TOOLS_BYTES = 256 * 1024
 _NAME = re.compile(r"[A-Za-z0-9_.:/-]{1,128}", re.ASCII)
 _WORDS = {"auto": "auto", "none": "none", "required": "required", "any": "required"}
+
+DOC = f"""\
+At most {MAX_TOOLS} functions, {MAX_TOOLS_BYTES >> 10} KiB in all. A name has 1 to 128 letters,
+digits and any of `_.:/-`. `parameters` may be absent, and else is checked like every
+[JSON schema](#json-schemas). `strict` is dropped. Tools of another type are 400 on chat.
+
+| `tool_choice` | what happens |
+|---|---|
+| absent, `"auto"` | the model decides |
+| `"none"` | the tools stay in the prompt, none is called |
+| `"required"`, `"any"` | a call of any of them |
+| `{{"type": "function", "function": {{"name": ...}}}}`, or the name beside the type | a call of \
+that one |
+| `{{"type": "allowed_tools", ...}}` | only those are offered, with the mode that it names |
+
+Without tools, `tool_choice` is dropped. A name that is not among the tools is 400.
+"""
 
 
 def tool_fields(translate: dict[str, Any]) -> dict[str, Any]:

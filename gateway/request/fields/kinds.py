@@ -36,7 +36,9 @@ __all__ = [
 Bound = int | Literal["context", "vocab"]
 """A number, or the slot's context, or the vocabulary's size less one (unbounded while unknown)."""
 
+_BOUND_WORDS = {"context": "the context of a slot", "vocab": "the last token's id"}
 _INT32_MAX = 2**31 - 1
+_INT64_MAX = 2**63 - 1
 
 
 class Kind(Protocol):
@@ -76,6 +78,10 @@ def _resolve(bound: Bound, facts: ModelFacts) -> int:
     return bound
 
 
+def _shown(bound: Bound) -> str:
+    return str(bound) if isinstance(bound, int) else _BOUND_WORDS[bound]
+
+
 @dataclass(frozen=True, slots=True)
 class Integer:
     """A whole number from *low* to *high*."""
@@ -97,8 +103,10 @@ class Integer:
         return number
 
     def describe(self) -> str:
-        also = "" if self.minus_one is None else f" (-1: {self.minus_one})"
-        return f"an integer from {self.low} to {self.high}{also}"
+        also = "" if self.minus_one is None else f" (-1: {_shown(self.minus_one)})"
+        if self.high == _INT64_MAX:
+            return f"an integer, at least {self.low}{also}"
+        return f"an integer from {self.low} to {_shown(self.high)}{also}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ __all__ = [
     "ENGINE_ONLY",
     "GENERATION",
     "INT64_MAX",
+    "LIMITS",
     "MODEL",
     "REFUSED",
     "SAMPLING",
@@ -57,18 +58,22 @@ def same_fate(fate: Fate, names: str, note: str = "", *, locked: bool = False) -
 
 # -- what every generating route shares
 
-_SMALLEST = "One of several names for the same limit; the smallest counts, and it is always sent."
+_SMALLEST = "Several names for one limit: the smallest counts, -1 counts as absent."
 
-_LIMITS = (
+LIMITS = (
     translated("max_tokens", Integer(-1, INT64_MAX), _SMALLEST),
     translated("max_completion_tokens", Integer(-1, INT64_MAX), _SMALLEST),
-    translated("n_predict", Integer(-1, INT64_MAX), _SMALLEST + " -1 counts as absent."),
-    translated("n", Integer(1, 128), "At most the engine's slots, and at most 4."),
+    translated("n_predict", Integer(-1, INT64_MAX), _SMALLEST),
+    translated("n", Integer(1, 128), "No more than the engine has slots, and no more than 4."),
 )
 
 STREAM = (
-    translated("stream", Flag()),
-    translated("stream_options", AnyValue("an object; 'include_usage' is read")),
+    translated("stream", Flag(), "Events instead of one JSON reply."),
+    translated(
+        "stream_options",
+        AnyValue("an object"),
+        "`include_usage`: a last event tells the usage. Other keys are dropped.",
+    ),
 )
 
 SAMPLING = (
@@ -77,7 +82,7 @@ SAMPLING = (
     forwarded("presence_penalty", Number(-2, 2)),
     forwarded("frequency_penalty", Number(-2, 2)),
     forwarded("seed", Seed()),
-    forwarded("stop", Stop()),
+    forwarded("stop", Stop(), "Empty strings are left out."),
     forwarded("logit_bias", LogitBias()),
     # llama.cpp's own
     forwarded("top_k", Integer(-1, "vocab")),
@@ -135,6 +140,6 @@ REFUSED = (
     ),
 )
 
-GENERATION = (*_LIMITS, *STREAM, *SAMPLING, *WITHOUT_EFFECT, *ENGINE_ONLY, *REFUSED)
+GENERATION = (*LIMITS, *STREAM, *SAMPLING, *WITHOUT_EFFECT, *ENGINE_ONLY, *REFUSED)
 
 MODEL = translated("model", Text(1024), "Checked against the names of the loaded model.")
