@@ -20,7 +20,7 @@ _UNSUPPORTED = ("does not support", "not supported", "mmproj", "not enabled", "u
 _TEMPLATE = ("jinja", "while executing", "failed to parse", "chat template")
 """A model's template that cannot put these messages or tools into words: depends on the request."""
 _SHAPE = ("initialize samplers", "parse grammar")
-"""A grammar that cannot begin: the engine feeds it the beginning of an answer that the client gave."""
+"""A grammar that cannot begin. The engine feeds it the beginning of an answer, if there is one."""
 _TOO_LONG = ("too large to process", "exceeds the available context", "context size")
 
 
@@ -42,18 +42,18 @@ def from_reply(status: int, body: bytes) -> ApiError:
         return ApiError("context_length_exceeded")
     if status == 501 or any(pattern in lower for pattern in _UNSUPPORTED):
         return ApiError("not_supported_by_model")
-    if any(pattern in lower for pattern in _TEMPLATE):
-        return ApiError(
-            "invalid_value",
-            "The model's chat template does not take these messages or tools.",
-            param="messages",
-        )
     if any(pattern in lower for pattern in _SHAPE):
         return ApiError(
             "invalid_value",
             "The asked shape of the answer cannot be enforced.",
             param="response_format",
             hint="If the last message is the assistant's, it must begin an answer of that shape.",
+        )
+    if any(pattern in lower for pattern in _TEMPLATE):
+        return ApiError(
+            "invalid_value",
+            "The model's chat template does not take these messages or tools.",
+            param="messages",
         )
     if status == 503:
         return ApiError("engine_unavailable", retry_after_s=2.0)
