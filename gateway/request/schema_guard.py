@@ -184,7 +184,7 @@ class _Walk:
         if "enum" in node:
             self._enum(node["enum"])
             return
-        self._typed(node, kind or None, written)  # 5
+        self._typed(node, None if kind == "" else kind, written)  # 5
 
     def _typed(self, node: dict[str, Any], kind: Any, written: int) -> None:
         if kind is not None and (not isinstance(kind, str) or kind not in _TYPES):

@@ -134,6 +134,7 @@ def test_spellings_the_engine_would_refuse_are_put_right():
         pytest.param({"type": "string", "minLength": 5, "maxLength": 3}, id="length upside down"),
         pytest.param({"type": "string", "minLength": 2000}, id="least length"),
         pytest.param({"type": "string", "minLength": -1}, id="negative"),
+        *(pytest.param({"type": kind}, id=f"type {kind}") for kind in (0, {}, False, "any")),
         pytest.param({"type": "string", "maxLength": "5"}, id="count of another type"),
         pytest.param({"type": "integer", "minimum": 10**17}, id="large bound"),
         pytest.param({"type": "integer", "maximum": -(2**63)}, id="least bound"),
