@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.clients.contract_mutants import mutants
 from tests.clients.contract_rows import (
     CHAT,
     CONTEXT,
@@ -107,6 +108,21 @@ def test_a_clients_fault_is_told_as_one_and_never_to_be_retried(
     assert 400 <= reply.status_code < 500, reply.text
     assert reply.headers["x-should-retry"] == "false"
     assert isinstance(reply.json()["error"]["code"], str)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_no_mistake_in_a_body_is_answered_as_a_fault_of_the_server(
+    asks: dict[str, Ask], seed: int
+) -> None:
+    for path, body in mutants(seed, 150):
+        reply = asks[path](path, body)
+        if reply.status_code == 200:
+            assert b'"error"' not in reply.content, body
+            continue
+        error = reply.json()["error"]
+        assert (reply.status_code, error["retryable"]) == (400, False), (body, error)
+        # The engine gives no place: what it refuses by itself was to be refused before.
+        assert error["param"] or error["code"] == "invalid_json", (body, error)
 
 
 @pytest.mark.parametrize(
