@@ -17,6 +17,7 @@ from gateway.dialects.completions import COMPLETIONS_DIALECT
 from gateway.dialects.counting import CHAT_COUNT_DIALECT, CountCall, Counted, count_call
 from gateway.dialects.embeddings import EMBEDDINGS_DIALECT
 from gateway.dialects.rerank import RERANK_DIALECT
+from gateway.dialects.responses import RESPONSES_COUNT_DIALECT, RESPONSES_DIALECT
 
 __all__ = [
     "DIALECTS",
@@ -40,5 +41,7 @@ DIALECTS: dict[str, Dialect] = {
         EMBEDDINGS_DIALECT,
         RERANK_DIALECT,
         CHAT_COUNT_DIALECT,
+        RESPONSES_DIALECT,
+        RESPONSES_COUNT_DIALECT,
     )
 }

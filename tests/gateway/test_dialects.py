@@ -64,6 +64,8 @@ def test_the_routes_are_these_and_no_others():
         "/v1/embeddings",
         "/v1/rerank",
         COUNT_PATH,
+        "/v1/responses",
+        "/v1/responses/input_tokens",
     }
     assert all(path == dialect.path for path, dialect in DIALECTS.items())
 

@@ -1,0 +1,677 @@
+"""PURE. POST /v1/responses: OpenAI's Responses API, told as chat to the engine and back.
+
+A request becomes a body of chat, as a client could have sent it, and that is built like any other:
+whatever holds for chat holds here. The engine's own route of this name is not used; it ignores
+structured output, calls cut answers complete, and sends events that SDKs cannot read.
+
+Nothing is stored: whoever wants a second turn sends the first one again, with what came back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import orjson
+
+from gateway.dialects import chat, counting
+from gateway.dialects.base import (
+    Assembler,
+    Dialect,
+    EngineCall,
+    FieldPolicy,
+    ModelFacts,
+    ReplyHead,
+    Translator,
+)
+from gateway.dialects.blocks import Block, BlockAssembler, BlockTranslator
+from gateway.dialects.places import Places
+from gateway.errors import ApiError
+from gateway.request.fields import Fate, Row, Sifted, Table, sift
+from gateway.request.fields.kinds import (
+    AnyValue,
+    Flag,
+    Integer,
+    OneOf,
+    wrong_type,
+    wrong_value,
+)
+from gateway.request.fields.rows import (
+    ENGINE_ONLY,
+    INT64_MAX,
+    MODEL,
+    REFUSED,
+    SAMPLING,
+    WITHOUT_EFFECT,
+    forwarded,
+    same_fate,
+    translated,
+)
+from gateway.stream.continuation import MARK
+
+__all__ = ["RESPONSES", "RESPONSES_COUNT_DIALECT", "RESPONSES_DIALECT", "ResponsesTranslator"]
+
+MAX_REPEATED_BYTES = 64 * 1024
+"""Of instructions, tools and a schema, the most that a response repeats of each; what is longer is
+left out there. A stream has the response three times."""
+
+_PATH = "/v1/responses"
+_STATELESS = "Nothing is stored here: send the whole conversation each time."
+_LIMIT = "One of several names for the same limit; the smallest counts, and it is always sent."
+
+RESPONSES = Table(
+    "responses",
+    [
+        MODEL,
+        translated("input", AnyValue("a string or a list of items"), "Becomes chat's messages."),
+        translated("instructions", AnyValue("a string"), "The first system message."),
+        translated("max_output_tokens", Integer(1, INT64_MAX), _LIMIT),
+        translated("max_tokens", Integer(-1, INT64_MAX), _LIMIT),
+        translated("max_completion_tokens", Integer(-1, INT64_MAX), _LIMIT),
+        translated("n_predict", Integer(-1, INT64_MAX), _LIMIT + " -1 counts as absent."),
+        translated("stream", Flag()),
+        translated("tools", AnyValue("a list of tools"), "Functions; others are dropped, named."),
+        translated("tool_choice", AnyValue("a word or an object")),
+        forwarded("parallel_tool_calls", Flag()),
+        translated("text", AnyValue("an object"), "'format' is read."),
+        translated("reasoning", AnyValue("an object"), "'effort' is read."),
+        translated("top_logprobs", Integer(0, 20)),
+        translated("include", AnyValue("a list"), "'message.output_text.logprobs' is read."),
+        translated("background", Flag(), "true is refused."),
+        translated("chat_template_kwargs", AnyValue("an object of scalars")),
+        forwarded("reasoning_format", OneOf(("none", "auto", "deepseek", "deepseek-legacy"))),
+        forwarded("thinking_budget_tokens", Integer(-1, "context")),
+        *same_fate(Fate.DROP, "truncation max_tool_calls client_metadata stream_options"),
+        Row("n", Fate.DROP_NAMED, locked=True, note="There is one answer."),
+        *same_fate(Fate.DROP_NAMED, "context_management"),
+        *same_fate(
+            Fate.REFUSE, "previous_response_id conversation prompt", _STATELESS, locked=True
+        ),
+        Row("messages", Fate.REFUSE, locked=True, note="Use input."),
+        Row("response_format", Fate.REFUSE, locked=True, note="Use text.format."),
+    ],
+    SAMPLING,
+    WITHOUT_EFFECT,
+    ENGINE_ONLY,
+    REFUSED,
+)
+
+_SAME_IN_CHAT = (
+    *("model", "stream", "max_tokens", "max_completion_tokens", "n_predict"),
+    "chat_template_kwargs",
+)
+_PLACES = {
+    "messages": "input",
+    "response_format": "text.format",
+    "reasoning_effort": "reasoning.effort",
+    "tool_choice.function": "tool_choice",
+    "tool_choice.allowed_tools": "tool_choice",
+}
+_ROLES = ("user", "system", "developer", "assistant")
+_PARTS = {"input_text", "output_text", "text", "refusal", "image_url", "input_audio"}
+_CHOICES = {"function", "allowed_tools", "auto", "none", "any", "required", "tool"}
+_LOGPROBS = "message.output_text.logprobs"
+
+
+# -- a request
+
+
+def build(body: dict[str, Any], facts: ModelFacts, policy: FieldPolicy) -> EngineCall:
+    """
+    Make the engine's chat request.
+
+    Raises:
+        ApiError: 400 or 404, with the exact field.
+    """
+    asked = _Asked(sift(body, RESPONSES, facts, policy))
+    with asked.places.told():
+        call = chat.build(asked.chat, facts, policy)
+    return replace(call, ignored=asked.ignored(call), echo=orjson.dumps(asked.repeated()))
+
+
+def build_count(body: dict[str, Any], facts: ModelFacts, policy: FieldPolicy) -> EngineCall:
+    """
+    Make the engine's counting request for the same body.
+
+    Raises:
+        ApiError: 400 or 404, with the exact field.
+    """
+    asked = _Asked(sift(body, RESPONSES, facts, policy))
+    with asked.places.told():
+        call = counting.build(asked.chat, facts, policy)
+    return replace(call, ignored=asked.ignored(call))
+
+
+class _Asked:
+    """A request, and the body of chat that asks for the same."""
+
+    def __init__(self, sifted: Sifted) -> None:
+        given = sifted.translate
+        self.sifted = sifted
+        self.places = Places(_PLACES)
+        self.chat: dict[str, Any] = dict(sifted.forward)
+        self._functions: list[dict[str, Any]] = []
+        if given.get("background"):
+            raise ApiError(
+                "unsupported_parameter",
+                "'background' is not supported here.",
+                param="background",
+                hint=_STATELESS,
+            )
+        self.chat.update({name: given[name] for name in _SAME_IN_CHAT if name in given})
+        if given.get("stream"):
+            # Every response ends with its usage.
+            self.chat["stream_options"] = {"include_usage": True}
+        if (limit := given.get("max_output_tokens")) is not None:
+            other = given.get("max_tokens", -1)
+            self.chat["max_tokens"] = limit if other == -1 else min(limit, other)
+        self.chat["messages"] = _Turns(self.places).of(given)
+        self._set_tools(given)
+        self._set_choice(given.get("tool_choice"))
+        self._set_format(given.get("text"))
+        self._set_effort(given.get("reasoning"))
+        self._set_logprobs(given)
+
+    def ignored(self, call: EngineCall) -> tuple[str, ...]:
+        """What was left out, here and in chat."""
+        return (*self.sifted.ignored_names(), *map(self.places.of, call.ignored))
+
+    def repeated(self) -> dict[str, Any]:
+        """What a response says of its request; everything in it has been checked."""
+        given, asked = self.sifted.translate, self.chat
+        text = given.get("text") or {}
+        tools = [_tool_told(function) for function in self._functions]
+        choice = asked.get("tool_choice") if tools else None
+        effort = asked.get("reasoning_effort")
+        return {
+            "instructions": _short(given.get("instructions"), None),
+            "max_output_tokens": given.get("max_output_tokens"),
+            "parallel_tool_calls": asked.get("parallel_tool_calls", True),
+            "reasoning": {
+                "effort": _short(effort if isinstance(effort, str) else None, None),
+                "summary": None,
+            },
+            "temperature": asked.get("temperature"),
+            "text": {"format": _short(_format_told(text.get("format")), {"type": "text"})},
+            "tool_choice": _short(choice, "auto"),
+            "tools": _short(tools, []),
+            "top_p": asked.get("top_p"),
+        }
+
+    def _set_tools(self, given: dict[str, Any]) -> None:
+        tools = given.get("tools")
+        if tools is None:
+            return
+        if not isinstance(tools, list):
+            raise wrong_type("tools", "a list")
+        kept: list[Any] = []
+        for at, tool in enumerate(tools):
+            place = f"tools[{at}]"
+            if not isinstance(tool, dict):
+                raise wrong_type(place, "an object")
+            kind = tool.get("type")
+            if isinstance(kind, str) and kind != "function":
+                # Codex and the agents always offer some that a server would have to run.
+                self.sifted.ignored.append(place)
+                continue
+            function = tool.get("function")
+            chat_place = f"tools[{len(kept)}]"
+            self.places.note(chat_place, place)
+            if not isinstance(function, dict):
+                function = tool
+                self.places.note(f"{chat_place}.function", place)
+            self._functions.append(function)
+            kept.append({"type": kind, "function": function})
+        self.chat["tools"] = kept
+
+    def _set_choice(self, choice: Any) -> None:
+        if choice is None:
+            return
+        if isinstance(choice, dict):
+            kind = choice.get("type")
+            if isinstance(kind, str) and kind not in _CHOICES:
+                self.sifted.ignored.append("tool_choice")
+                return
+            if kind == "allowed_tools" and isinstance(listed := choice.get("tools"), list):
+                functions = [tool for tool in listed if _is_function(tool)]
+                if listed and not functions:
+                    # None of the functions may be called, and the rest is not here.
+                    self.sifted.ignored.append("tool_choice")
+                    choice = "none"
+                else:
+                    choice = {**choice, "tools": functions}
+        self.chat["tool_choice"] = choice
+
+    def _set_format(self, text: Any) -> None:
+        if text is None:
+            return
+        if not isinstance(text, dict):
+            raise wrong_type("text", "an object")
+        wanted = text.get("format")
+        if isinstance(wanted, dict) and "json_schema" not in wanted:
+            # Flat here; chat has it one level down.
+            self.places.note("response_format.json_schema", "text.format")
+            wanted = {"json_schema": wanted, **wanted}
+        self.chat["response_format"] = wanted
+
+    def _set_effort(self, reasoning: Any) -> None:
+        if reasoning is None:
+            return
+        if not isinstance(reasoning, dict):
+            raise wrong_type("reasoning", "an object")
+        self.chat["reasoning_effort"] = reasoning.get("effort")
+
+    def _set_logprobs(self, given: dict[str, Any]) -> None:
+        include, top = given.get("include", []), given.get("top_logprobs", 0)
+        if not isinstance(include, list):
+            raise wrong_type("include", "a list")
+        if top or _LOGPROBS in include:
+            self.chat["logprobs"], self.chat["top_logprobs"] = True, top
+            self.places.note("logprobs", "top_logprobs" if top else "include")
+
+
+def _is_function(tool: Any) -> bool:
+    return not isinstance(tool, dict) or tool.get("type") in (None, "function")
+
+
+def _tool_told(function: dict[str, Any]) -> dict[str, Any]:
+    strict = function.get("strict")
+    return {
+        "type": "function",
+        "name": function["name"],
+        "description": function.get("description"),
+        "parameters": function.get("parameters") or None,
+        "strict": strict if isinstance(strict, bool) else None,
+    }
+
+
+def _format_told(wanted: dict[str, Any] | None) -> dict[str, Any] | None:
+    names = ("type", "name", "description", "schema", "strict")
+    return wanted and {name: wanted[name] for name in names if name in wanted}
+
+
+def _short(value: Any, otherwise: Any) -> Any:
+    """A value to repeat, unless there is none or it is too long."""
+    if value is None or len(orjson.dumps(value)) > MAX_REPEATED_BYTES:
+        return otherwise
+    return value
+
+
+class _Turns:
+    """
+    Makes messages of items.
+
+    Calls, and the text and thoughts before them, are items of their own here and one message of the
+    assistant in chat. Templates rely on that: the answers to calls follow the message with them.
+    """
+
+    def __init__(self, places: Places) -> None:
+        self._places = places
+        self._messages: list[dict[str, Any]] = []
+        self._open: dict[str, Any] | None = None
+        """The assistant's message that more items may join; it is the last one."""
+        self._thoughts: list[str] = []
+        """Of the open message."""
+        self._held: list[str] = []
+        """Thoughts whose message has not come yet."""
+
+    def of(self, given: dict[str, Any]) -> list[dict[str, Any]]:
+        """The messages for the instructions and the input."""
+        instructions, items = given.get("instructions"), given.get("input")
+        if items is None:
+            raise ApiError("missing_parameter", "'input' is required.", param="input")
+        if not isinstance(items, str | list):
+            raise wrong_type("input", "a string or a list of items")
+        if not isinstance(instructions, str | None):
+            raise wrong_type("instructions", "a string")
+        if instructions:
+            self._add({"role": "system", "content": instructions}, "instructions")
+        if isinstance(items, str):
+            self._add({"role": "user", "content": items}, "input")
+            return self._messages
+        for at, item in enumerate(items):
+            self._take(item, f"input[{at}]")
+        self._close()
+        return self._messages
+
+    def _take(self, item: Any, at: str) -> None:
+        if not isinstance(item, dict):
+            raise wrong_type(at, "an object")
+        kind = item.get("type")
+        if kind is None or kind == "message":
+            self._take_message(item, at)
+        elif kind == "function_call":
+            self._take_call(item, at)
+        elif kind == "function_call_output":
+            self._take_output(item, at)
+        elif kind == "reasoning":
+            # SDKs send back what they got from anyone, so nothing in it is refused.
+            self._held += _texts(item.get("content")) or _texts(item.get("summary"))
+        elif not isinstance(kind, str):
+            raise wrong_type(f"{at}.type", "a string")
+        else:
+            raise ApiError(
+                "unsupported_parameter",
+                f"'{at}' is of a type that is not supported.",
+                param=f"{at}.type",
+                hint=_STATELESS
+                if kind == "item_reference"
+                else "Supported are message, function_call, function_call_output and reasoning.",
+            )
+
+    def _take_message(self, item: dict[str, Any], at: str) -> None:
+        role = item.get("role")
+        if role is None:
+            raise ApiError("missing_parameter", f"'{at}.role' is required.", param=f"{at}.role")
+        if role not in _ROLES:
+            raise wrong_value(f"{at}.role", "one of " + ", ".join(f"'{name}'" for name in _ROLES))
+        message = {"role": role}
+        if "content" in item:
+            message["content"] = _content(item["content"], f"{at}.content")
+        if role != "assistant":
+            self._close()
+            self._add(message, at)
+        else:
+            if self._open is None or "content" in self._open:
+                self._begin(at)
+            self._join(message, "content", f"{at}.content")
+
+    def _take_call(self, item: dict[str, Any], at: str) -> None:
+        message = self._begin(at) if self._open is None else self._open
+        calls = message.setdefault("tool_calls", [])
+        place = f"{self._place()}.tool_calls[{len(calls)}]"
+        function = {name: item.get(name) for name in ("name", "arguments")}
+        calls.append({"type": "function", "id": item.get("call_id"), "function": function})
+        self._join({}, "", at)
+        self._places.note(f"{self._place()}.tool_calls", "input")
+        self._places.note(place, at)
+        self._places.note(f"{place}.id", f"{at}.call_id")
+        self._places.note(f"{place}.function", at)
+
+    def _take_output(self, item: dict[str, Any], at: str) -> None:
+        self._close()
+        message = {"role": "tool", "tool_call_id": item.get("call_id")}
+        if item.get("output") is not None:
+            message["content"] = _content(item["output"], f"{at}.output")
+        self._add(message, at)
+        self._places.note(f"{self._place()}.content", f"{at}.output")
+        self._places.note(f"{self._place()}.tool_call_id", f"{at}.call_id")
+
+    # -- the assistant's message
+
+    def _begin(self, at: str) -> dict[str, Any]:
+        held, self._held = self._held, []
+        self._close()
+        self._held = held
+        self._open = {"role": "assistant"}
+        self._add(self._open, at)
+        return self._open
+
+    def _join(self, message: dict[str, Any], key: str, at: str) -> None:
+        assert self._open is not None, "nothing is open"
+        if key in message:
+            self._open[key] = message[key]
+            self._places.note(f"{self._place()}.{key}", at)
+        self._thoughts += self._held
+        self._held = []
+
+    def _close(self) -> None:
+        if self._open is not None and self._thoughts:
+            self._open["reasoning_content"] = "\n".join(self._thoughts)
+        self._open, self._thoughts, self._held = None, [], []
+
+    # -- all messages
+
+    def _add(self, message: dict[str, Any], at: str) -> None:
+        self._messages.append(message)
+        self._places.note(self._place(), at)
+        if not at.startswith("input["):
+            self._places.note(f"{self._place()}.content", at)
+
+    def _place(self) -> str:
+        """Where the last message is."""
+        return f"messages[{len(self._messages) - 1}]"
+
+
+def _texts(parts: Any) -> list[str]:
+    """The texts of a reasoning item."""
+    if not isinstance(parts, list):
+        return []
+    found = [part.get("text") for part in parts if isinstance(part, dict)]
+    return [text for text in found if isinstance(text, str) and text]
+
+
+def _content(content: Any, at: str) -> Any:
+    """Content as chat has it; what is no content at all is left for chat to refuse."""
+    if not isinstance(content, list):
+        return content
+    return [_part(part, f"{at}[{index}]") for index, part in enumerate(content)]
+
+
+def _part(part: Any, at: str) -> Any:
+    kind = part.get("type") if isinstance(part, dict) else None
+    if kind == "input_image":
+        return {"type": "image_url", "image_url": part.get("image_url")}
+    if isinstance(kind, str) and kind not in _PARTS:
+        raise ApiError(
+            "unsupported_parameter",
+            f"'{at}' is of a type that is not supported.",
+            param=f"{at}.type",
+            hint="Supported are input_text, output_text, input_image and input_audio.",
+        )
+    return part
+
+
+# -- an answer
+
+
+class ResponsesTranslator(BlockTranslator):
+    """Tells an answer as a response: a block is an item with at most one part."""
+
+    def __init__(self, call: EngineCall, head: ReplyHead, *, silent: bool = False) -> None:
+        super().__init__(call, head, silent=silent)
+        self._sequence = 0
+        self._mark: Any = None
+        self._broken = False
+
+    def _begin(self, prompt_tokens: int | None) -> None:
+        if self._silent:
+            return
+        response = self._response("in_progress")
+        self._emit("response.created", {"response": response})
+        self._emit("response.in_progress", {"response": response})
+
+    def _opened(self, block: Block) -> None:
+        item = self._item(block, "in_progress")
+        self._emit("response.output_item.added", {"output_index": block.index, "item": item})
+        if block.kind != "call":
+            self._emit("response.content_part.added", {**self._at(block), "part": _part_of(block)})
+
+    def _added(self, block: Block, piece: str, logprobs: list[Any]) -> None:
+        told = {**self._at(block), "delta": piece}
+        if block.kind == "text":
+            told["logprobs"] = list(map(_logprob, logprobs))
+        self._emit(f"response.{_DELTAS[block.kind]}.delta", told)
+
+    def _closed(self, block: Block) -> None:
+        if block.kind == "call" and not block.pieces:
+            # What a function without parameters is called with must be JSON here.
+            block.pieces.append("{}")
+            self._added(block, "{}", [])
+        if self._silent:
+            return
+        item, at, event = self._item(block), self._at(block), f"response.{_DELTAS[block.kind]}.done"
+        if block.kind == "call":
+            self._emit(event, {**at, "name": block.name, "arguments": item["arguments"]})
+        else:
+            part = item["content"][0]
+            told = {name: part[name] for name in ("text", "logprobs") if name in part}
+            self._emit(event, {**at, **told})
+            self._emit("response.content_part.done", {**at, "part": part})
+        self._emit("response.output_item.done", {"output_index": block.index, "item": item})
+
+    def _ended(self) -> None:
+        if not self._silent:
+            response = self._whole()
+            self._emit(f"response.{response['status']}", {"response": response})
+
+    def _failed(self, error: ApiError) -> None:
+        self._broken = True
+        response = {**self._response("failed"), "error": _inner(error)}
+        self._emit("response.failed", {"response": response, "error": error.error_object()})
+
+    def _whole(self) -> dict[str, Any]:
+        return self._response("incomplete" if self._cut else "completed")
+
+    def _take(self, event: dict[str, Any]) -> None:
+        self._mark = event.get(MARK, self._mark)
+        super()._take(event)
+
+    def _emit(self, kind: str, payload: dict[str, Any]) -> None:
+        super()._emit(kind, {"sequence_number": self._sequence, **payload})
+        self._sequence += 1
+
+    # -- what is in the events
+
+    @property
+    def _cut(self) -> bool:
+        """Whether the token limit ended it."""
+        return self.finish_reason == "length"
+
+    def _response(self, status: str) -> dict[str, Any]:
+        response = _blank(self.head, status, self.call.model)
+        response.update(orjson.loads(self.call.echo or b"{}"))
+        if status != "in_progress":
+            response["output"] = [self._item(block) for block in self.blocks]
+            response["usage"] = self._usage_told()
+        if status == "incomplete":
+            response["incomplete_details"] = {"reason": "max_output_tokens"}
+        if self._mark is not None:
+            response[MARK] = self._mark
+        return response
+
+    def _usage_told(self) -> dict[str, Any] | None:
+        usage = self.usage
+        if usage is None:
+            return None
+        return {
+            "input_tokens": usage.prompt_tokens,
+            "input_tokens_details": {"cached_tokens": usage.cached_tokens, "cache_write_tokens": 0},
+            "output_tokens": usage.completion_tokens,
+            "output_tokens_details": {"reasoning_tokens": 0},
+            "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+        }
+
+    def _id(self, block: Block) -> str:
+        return f"{_PREFIXES[block.kind]}_{self.head.reply_id}_{block.index}"
+
+    def _at(self, block: Block) -> dict[str, Any]:
+        at = {"item_id": self._id(block), "output_index": block.index}
+        return at if block.kind == "call" else {**at, "content_index": 0}
+
+    def _item(self, block: Block, status: str | None = None) -> dict[str, Any]:
+        """A block as an item; with *status* as it is before it has any content."""
+        begins = status is not None
+        if status is None:
+            last = block is self.blocks[-1]
+            status = "incomplete" if last and (self._cut or self._broken) else "completed"
+        item: dict[str, Any] = {"id": self._id(block), "type": _TYPES[block.kind], "status": status}
+        if block.kind == "call":
+            item.update(call_id=block.call_id, name=block.name, arguments=block.content)
+            return item
+        if block.kind == "text":
+            item["role"] = "assistant"
+        else:
+            item["summary"] = []
+        item["content"] = [] if begins else [_part_of(block)]
+        return item
+
+
+_TYPES = {"text": "message", "reasoning": "reasoning", "call": "function_call"}
+_PREFIXES = {"text": "msg", "reasoning": "rs", "call": "fc"}
+_DELTAS = {"text": "output_text", "reasoning": "reasoning_text", "call": "function_call_arguments"}
+
+
+def _part_of(block: Block) -> dict[str, Any]:
+    if block.kind == "reasoning":
+        return {"type": "reasoning_text", "text": block.content}
+    logprobs = list(map(_logprob, block.logprobs))
+    return {"type": "output_text", "text": block.content, "annotations": [], "logprobs": logprobs}
+
+
+def _logprob(token: dict[str, Any]) -> dict[str, Any]:
+    """Chat's, without what only the engine knows."""
+    kept = {name: token.get(name) for name in ("token", "logprob", "bytes")}
+    if "top_logprobs" in token:
+        kept["top_logprobs"] = list(map(_logprob, token["top_logprobs"]))
+    return kept
+
+
+def _blank(head: ReplyHead, status: str, model: str) -> dict[str, Any]:
+    return {
+        "id": f"resp_{head.reply_id}",
+        "object": "response",
+        "created_at": head.created,
+        "status": status,
+        "background": False,
+        "error": None,
+        "incomplete_details": None,
+        "instructions": None,
+        "max_output_tokens": None,
+        "metadata": {},
+        "model": model,
+        "output": [],
+        "parallel_tool_calls": True,
+        "previous_response_id": None,
+        "reasoning": {"effort": None, "summary": None},
+        "store": False,
+        "temperature": None,
+        "text": {"format": {"type": "text"}},
+        "tool_choice": "auto",
+        "tools": [],
+        "top_p": None,
+        "truncation": "disabled",
+        "usage": None,
+    }
+
+
+def _inner(error: ApiError) -> dict[str, Any]:
+    """A response's own error; Codex asks again after a `server_error`."""
+    if error.code in ("context_length_exceeded", "rate_limit_exceeded"):
+        code = error.code
+    else:
+        code = "server_error" if error.status >= 500 or error.retryable else "invalid_prompt"
+    return {"code": code, "message": error.message}
+
+
+def error_frame(error: ApiError, head: ReplyHead) -> bytes:
+    """The one event of a stream that failed before anything was told."""
+    event = {
+        "type": "response.failed",
+        "sequence_number": 0,
+        "response": {**_blank(head, "failed", ""), "error": _inner(error)},
+        "error": error.error_object(),
+    }
+    return b"event: response.failed\ndata: " + orjson.dumps(event) + b"\n\n"
+
+
+def _translator(call: EngineCall, head: ReplyHead) -> Translator:
+    return ResponsesTranslator(call, head)
+
+
+def _assembler(call: EngineCall, head: ReplyHead) -> Assembler:
+    return BlockAssembler(ResponsesTranslator(call, head, silent=True))
+
+
+RESPONSES_DIALECT = Dialect(
+    "responses",
+    _PATH,
+    RESPONSES,
+    build,
+    assembler=_assembler,
+    translator=_translator,
+    error_frame=error_frame,
+)
+RESPONSES_COUNT_DIALECT = Dialect(
+    "responses_count", f"{_PATH}/input_tokens", RESPONSES, build_count, counts=True
+)
