@@ -126,6 +126,24 @@ CLIENTS: Final[Sequence[Client]] = (
         runner=".venv/bin/python",
         pinned=("constraints.txt", "openai"),
     ),
+    _python("openai (python) responses", "openai_responses", "openai"),
+    _python("anthropic (python)", "anthropic_sdk", "anthropic"),
+    _python("langchain-openai", "langchain_chat", "langchain-openai"),
+    _python("llama-index", "llama_index_llm", "llama-index-llms-openai-like"),
+    _python("pydantic-ai", "pydantic_ai_agent", "pydantic-ai-slim"),
+    _python("instructor", "instructor_chat", "instructor"),
+    _python("openai-agents chat", "openai_agents", "openai-agents", env={"AGENTS_API": "chat"}),
+    _python(
+        "openai-agents responses", "openai_agents", "openai-agents", env={"AGENTS_API": "responses"}
+    ),
+    _python("litellm", "litellm_sdk", "litellm"),
+    _python(
+        "llm",
+        "llm_library",
+        "llm",
+        on_mock=frozenset({"tools"}),  # it cannot force a call
+        env={"LLAMA_GATEWAY_TOOLS_PROMPT": "mock: tool_calls=1"},
+    ),
     _node("openai (node)", "openai_sdk", "openai"),
     _node("openai (node) responses", "openai_responses", "openai"),
     _node("anthropic (node)", "anthropic_sdk", "@anthropic-ai/sdk"),

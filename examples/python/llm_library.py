@@ -1,0 +1,133 @@
+"""The ``llm`` library, which the command of the same name is made of.
+
+pip install llm; README.md beside this folder says what must be set. What is written into
+extra-openai-models.yaml here is what the command needs as well; its folder is what
+``dirname "$(llm logs path)"`` prints.
+"""
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+URL = os.environ.get("LLAMA_GATEWAY_URL", "http://localhost:8000")
+KEY = os.environ.get("LLAMA_GATEWAY_KEY", "")
+MODEL = os.environ.get("LLAMA_GATEWAY_MODEL", "smollm2-135m-instruct")
+
+# Its models are listed in a file; to leave yours alone, this program has a folder of its own.
+os.environ["LLM_USER_PATH"] = tempfile.mkdtemp(prefix="llm-")
+Path(os.environ["LLM_USER_PATH"], "extra-openai-models.yaml").write_text(
+    f"""
+- model_id: gateway
+  model_name: {MODEL}
+  api_base: {URL}/v1
+  api_key_name: gateway
+  supports_schema: true
+  supports_tools: true
+- model_id: unknown
+  model_name: no-such-model
+  api_base: {URL}/v1
+  api_key_name: gateway
+"""
+)
+
+import llm
+import openai
+from pydantic import BaseModel
+
+model = llm.get_model("gateway")
+
+
+class Capital(BaseModel):
+    city: str
+    country: str
+
+
+def chat() -> str:
+    """Two turns of a conversation."""
+    conversation = model.conversation()
+    first = conversation.prompt("Name the capital of France.", key=KEY, stream=False, temperature=0)
+    assert first.text()
+    assert first.usage().output > 0
+    second = conversation.prompt("Say it again.", key=KEY, stream=False, max_tokens=50)
+    assert second.text()
+    assert second.usage().input > first.usage().input
+    return f"{first.text()} | {second.text()}"
+
+
+def stream() -> str:
+    response = model.prompt("Name the capital of France.", key=KEY, temperature=0)
+    pieces = list(response)
+    assert len(pieces) > 3
+    assert "".join(pieces) == response.text()
+    assert response.usage().output > 0
+    return response.text()
+
+
+def tools() -> str:
+    """The model calls a function, the library runs it, the model answers with what it gave."""
+
+    def get_weather(city: str) -> str:
+        """The weather in a city, now."""
+        ran.append(city)
+        return f"It is sunny in {city}, 21 degrees."
+
+    ran = []
+    # The library cannot force a call: whether one is made is up to the model.
+    question = os.environ.get("LLAMA_GATEWAY_TOOLS_PROMPT", "What is the weather in Paris?")
+    chain = model.chain(question, tools=[get_weather], key=KEY, options={"max_tokens": 200})
+    text = chain.text()
+    assert ran
+    assert text
+    return f"{ran} -> {text}"
+
+
+def structured() -> str:
+    question = "What is the capital of France? Answer in JSON."
+    response = model.prompt(question, schema=Capital, key=KEY, temperature=0)
+    return repr(Capital.model_validate_json(response.text()))
+
+
+def error() -> str:
+    try:
+        model.prompt("Hello", key="sk-wrong").text()
+        raise AssertionError("a wrong key was let in")
+    except openai.AuthenticationError as failure:
+        assert failure.code == "invalid_api_key"
+    try:
+        llm.get_model("unknown").prompt("Hello", key=KEY).text()
+        raise AssertionError("an unknown model was let in")
+    except openai.NotFoundError as failure:
+        assert failure.code == "model_not_found"
+        return f"AuthenticationError, NotFoundError: {failure.message}"
+
+
+def truncated() -> str:
+    whole = model.prompt("Tell me a story.", key=KEY, max_tokens=8, stream=False)
+    assert whole.text()
+    assert whole.response_json["choices"][0]["finish_reason"] == "length"
+    streamed = model.prompt("Tell me a story.", key=KEY, max_tokens=8)
+    assert streamed.text()
+    assert streamed.response_json["finish_reason"] == "length"
+    return whole.text()
+
+
+def broken() -> str:
+    """A stream that breaks off: the pieces came, then an exception."""
+    pieces = []
+    try:
+        for piece in model.prompt(os.environ["LLAMA_GATEWAY_BROKEN_PROMPT"], key=KEY):
+            pieces.append(piece)
+    except openai.APIError as failure:
+        assert "".join(pieces)
+        return f"{len(pieces)} pieces, then {type(failure).__name__}: {failure.message}"
+    raise AssertionError(f"a broken stream looked complete: {pieces}")
+
+
+if __name__ == "__main__":
+    features = [chat, stream, tools, structured, error, truncated]
+    if "LLAMA_GATEWAY_BROKEN_PROMPT" in os.environ:
+        features.append(broken)
+    for feature in features:
+        if feature.__name__ in (sys.argv[1:] or [each.__name__ for each in features]):
+            print(f"{feature.__name__}: ok, {feature()!r}", flush=True)
