@@ -50,6 +50,7 @@ lint: $(VENV)/.installed ## Check style and types
 
 docs: $(VENV)/.installed ## Write the pages that are made from the code
 	@$(PY) -m gateway.settings.page
+	@$(PY) -m gateway.reference.page
 
 image: ## Build the container images (CUDA and CPU)
 	@command -v docker >/dev/null || { echo "docker not found: install Docker to build images" >&2; exit 1; }

@@ -76,11 +76,13 @@ def _assembler(call: EngineCall, head: ReplyHead) -> Assembler:
 
 
 _DOC = f"""\
-OpenAI's old completions: no messages, no chat template, only a text that goes on.
+A text that goes on. OpenAI's old route: no messages, no chat template.
 
 - Without a token limit an answer has {DEFAULT_MAX_TOKENS} tokens, as OpenAI has it.
-- `logprobs` come back in the shape of chat (`content`), not in that of the old route
-  (`tokens`, `token_logprobs`).
+- `logprobs` come in chat's shape (`logprobs.content[]`), streamed or not, as the engine gives them.
+  The older one (`tokens`, `token_logprobs`, `text_offset`) is not made: it cannot hold a token that
+  is part of a character, and those who read it mostly want `echo`, the prompt's own tokens, which
+  the engine does not have. They find nothing, rather than numbers of something else.
 """
 
 COMPLETIONS_DIALECT = Dialect(

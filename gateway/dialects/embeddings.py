@@ -77,7 +77,8 @@ def _check_dimensions(dimensions: int | None, facts: ModelFacts) -> None:
 
 
 _DOC = """\
-Needs an engine that was started for embeddings; any other answers 400 `not_supported_by_model`.
+Texts or tokens into vectors. Needs an engine that was started for embeddings; any other answers
+400 `not_supported_by_model`.
 A client that cuts texts into OpenAI's tokens itself (langchain does, unless told otherwise) sends
 ids that mean something else to the loaded model: let it send text.
 """

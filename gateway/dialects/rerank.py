@@ -104,8 +104,9 @@ def _query(query: Any) -> str:
 
 
 _DOC = """\
-The shape of Jina and Cohere. Needs an engine that was started for reranking; any other answers 400
-`not_supported_by_model`. The reply tells places in the list (`index`), never the texts.
+Documents in order of their relevance to a query. The shape is Jina's and Cohere's. Needs an engine
+that was started for reranking; any other answers 400 `not_supported_by_model`. The reply tells
+places in the list (`index`), never the texts.
 """
 
 RERANK_DIALECT = Dialect("rerank", _PATH, RERANK, build, doc=_DOC)

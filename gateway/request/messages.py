@@ -58,8 +58,8 @@ becomes `tool`. Any other is 400 |
 | `image_url`, `input_audio` | forwarded if the loaded model can take them, see [media](#media); \
 `detail` is dropped |
 | `file`, `video_url`, other parts | 400 |
-| an assistant's `tool_calls` (or the old `function_call`) | at most {MAX_TOOL_CALLS}; arguments may \
-be a string, empty, or an object. What is no JSON object is wrapped into one |
+| an assistant's `tool_calls` (or the old `function_call`) | at most {MAX_TOOL_CALLS}; arguments \
+may be a string, empty, or an object. What is no JSON object is wrapped into one |
 | an assistant's `reasoning_content` | forwarded |
 | `tool_call_id`, `name` | forwarded, at most {MAX_NAME_CHARS} characters |
 

@@ -47,11 +47,12 @@ DOC = f"""\
 A schema becomes a grammar, so the answer cannot leave it; `strict` makes no difference. An answer
 that hits its token limit is cut in the middle of its JSON, and says so in its finish reason.
 
-One schema has at most {MAX_BYTES >> 10} KiB, {MAX_DEPTH} levels, {MAX_PROPERTIES} properties in all,
-and {MAX_ALTERNATIVES} enum values and members of `anyOf` and its like; property names have at most
-{MAX_NAME_CHARS} characters. References lead into the schema itself (`#/$defs/...`). What the engine's
-converter would choke on (very long repetitions, costly patterns, references that explode) is 400
-with the place. Keywords it has no use for (`not`, `if`, `patternProperties`, ...) are not enforced.
+One schema has at most {MAX_BYTES >> 10} KiB, {MAX_DEPTH} levels, {MAX_PROPERTIES} properties in
+all, and {MAX_ALTERNATIVES} enum values and members of `anyOf` and its like; property names have at
+most {MAX_NAME_CHARS} characters. References lead into the schema itself (`#/$defs/...`). What the
+engine's converter would choke on (very long repetitions, costly patterns, references that explode)
+is 400 with the place. Keywords it has no use for (`not`, `if`, `patternProperties`, ...) are not
+enforced.
 """
 
 # They end up in a character class of the grammar, where these have a meaning of their own.
