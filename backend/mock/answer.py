@@ -179,16 +179,24 @@ class _Writer:
         return _chunks(orjson.dumps(example(schema)).decode())
 
     def _tools(self) -> list[Json]:
-        """The functions to call: as many as the script says, or the one that must be called."""
+        """The functions to call: as many as the script says, or the one that must be called.
+
+        A script's calls are made once: when their results are there, the answer follows.
+        """
         functions = [each.get("function") or {} for each in self._body.get("tools") or ()]
         choice = self._body.get("tool_choice")
         if isinstance(choice, dict):
             name = (choice.get("function") or {}).get("name")
             return [each for each in functions if each.get("name") == name][:1]
-        count = self._scenario.tool_calls or (1 if choice == "required" else 0)
+        scripted = 0 if self._has_results() else self._scenario.tool_calls
+        count = scripted or (1 if choice == "required" else 0)
         if choice == "none" or not functions:
             return []
         return [functions[place % len(functions)] for place in range(count)]
+
+    def _has_results(self) -> bool:
+        messages = self._body["messages"]
+        return bool(messages) and messages[-1].get("role") == "tool"
 
     def _call(self, function: Json, seed: str, index: int, place: int) -> Json:
         arguments = self._scenario.tool_args

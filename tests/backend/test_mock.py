@@ -657,6 +657,16 @@ def test_the_last_user_message_decides():
     assert len(chat_answer(body, MockOptions()).choices[0]) == 3
 
 
+def test_scripted_calls_are_made_once():
+    asked = {"role": "user", "content": "mock: tool_calls=1 tokens=3"}
+    body = {"messages": [asked], "tools": [{"type": "function", "function": {"name": "f"}}]}
+    assert chat_answer(body, MockOptions()).finish_reason == "tool_calls"
+    body["messages"] += [{"role": "assistant", "tool_calls": []}, {"role": "tool", "content": "1"}]
+    answer = chat_answer(body, MockOptions())
+    assert [piece.kind for piece in answer.choices[0]] == ["content"] * 3
+    assert answer.finish_reason == "stop"
+
+
 @pytest.mark.parametrize(
     ("schema", "value"),
     [
