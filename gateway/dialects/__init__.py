@@ -16,6 +16,7 @@ from gateway.dialects.chat import CHAT_DIALECT
 from gateway.dialects.completions import COMPLETIONS_DIALECT
 from gateway.dialects.counting import CHAT_COUNT_DIALECT, CountCall, Counted, count_call
 from gateway.dialects.embeddings import EMBEDDINGS_DIALECT
+from gateway.dialects.messages import MESSAGES_COUNT_DIALECT, MESSAGES_DIALECT
 from gateway.dialects.rerank import RERANK_DIALECT
 from gateway.dialects.responses import RESPONSES_COUNT_DIALECT, RESPONSES_DIALECT
 
@@ -43,5 +44,7 @@ DIALECTS: dict[str, Dialect] = {
         CHAT_COUNT_DIALECT,
         RESPONSES_DIALECT,
         RESPONSES_COUNT_DIALECT,
+        MESSAGES_DIALECT,
+        MESSAGES_COUNT_DIALECT,
     )
 }

@@ -66,6 +66,8 @@ def test_the_routes_are_these_and_no_others():
         COUNT_PATH,
         "/v1/responses",
         "/v1/responses/input_tokens",
+        "/v1/messages",
+        "/v1/messages/count_tokens",
     }
     assert all(path == dialect.path for path, dialect in DIALECTS.items())
 
