@@ -67,9 +67,9 @@ class Inference:
     async def _answer(self, call: Call, dialect: Dialect) -> StreamResponse:
         try:
             return await self._serve(call, dialect)
-        except ApiError:
+        except ApiError as error:
             self.spending.show(call)
-            raise
+            raise dialect.places.told(error) from None
 
     async def _serve(self, call: Call, dialect: Dialect) -> StreamResponse:
         self.spending.glance(call)

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+from gateway.dialects.places import Places
 from gateway.errors import ApiError, sse_error_frame
 from gateway.request.fields.table import Table
 
@@ -162,6 +163,9 @@ def openai_frame(error: ApiError, head: ReplyHead) -> bytes:
     return sse_error_frame(error)
 
 
+_SAME_NAMES = Places()
+
+
 @dataclass(frozen=True, slots=True)
 class Dialect:
     """How one public route is spoken."""
@@ -182,6 +186,8 @@ class Dialect:
     """The body of a reply with an error status."""
     error_frame: Callable[[ApiError, ReplyHead], bytes] = openai_frame
     """What ends a stream of which nothing but comments went out; without a translator, any."""
+    places: Places = _SAME_NAMES
+    """What chat's fields are called here, for what is wrong with them."""
     counts: bool = False
     """It only has tokens counted: no slot, no queue, no tokens spent."""
     doc: str = ""

@@ -6,8 +6,9 @@ then, and the client has to be told under its own.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 
 from gateway.errors import ApiError
 
@@ -17,8 +18,8 @@ __all__ = ["Places"]
 class Places:
     """Pairs of places: chat's, and the client's for the same value."""
 
-    def __init__(self, names: dict[str, str] | None = None) -> None:
-        self._client = dict(names or {})
+    def __init__(self, names: Mapping[str, str] = MappingProxyType({})) -> None:
+        self._client = dict(names)
 
     def note(self, chat: str, client: str) -> None:
         """What stands at *chat*, and everything below it, came from *client*."""
@@ -34,25 +35,29 @@ class Places:
             end = max(chat.rfind(".", 0, end), chat.rfind("[", 0, end))
         return chat
 
+    def told(self, error: ApiError) -> ApiError:
+        """*error*, about the client's place."""
+        place = self.of(error.param) if error.param is not None else None
+        if place == error.param:
+            return error
+        return ApiError(
+            error.code,
+            error.message.replace(f"'{error.param}'", f"'{place}'"),
+            param=place,
+            hint=error.hint,
+            retry_after_s=error.retry_after_s,
+            limit=error.limit,
+            retryable=error.retryable,
+            close=error.close,
+        )
+
     @contextmanager
-    def told(self) -> Iterator[None]:
+    def naming(self) -> Iterator[None]:
         """Errors raised inside name the client's places."""
         try:
             yield
         except ApiError as error:
-            place = self.of(error.param) if error.param is not None else None
-            if place == error.param or error.param is None:
-                raise
-            raise ApiError(
-                error.code,
-                error.message.replace(f"'{error.param}'", f"'{place}'"),
-                param=place,
-                hint=error.hint,
-                retry_after_s=error.retry_after_s,
-                limit=error.limit,
-                retryable=error.retryable,
-                close=error.close,
-            ) from error
+            raise self.told(error) from None
 
     def __repr__(self) -> str:
         return f"<Places {len(self._client)} noted>"

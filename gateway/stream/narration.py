@@ -69,6 +69,7 @@ class Narration:
 
     def last_word(self, error: ApiError) -> bytes:
         """What ends the stream after *error*."""
+        error = self._dialect.places.told(error)
         if self._translator is None:
             return self._dialect.error_frame(error, self._head)
         return self._translator.fail(error)

@@ -27,7 +27,7 @@ def test_longest_place_that_was_noted_is_replaced(chat: str, client: str) -> Non
 
 
 def test_error_is_told_with_the_clients_place_in_param_and_message() -> None:
-    with pytest.raises(ApiError) as caught, PLACES.told():
+    with pytest.raises(ApiError) as caught, PLACES.naming():
         raise ApiError(
             "invalid_type",
             "'max_tokens' must be an integer.",
@@ -49,6 +49,6 @@ def test_error_is_told_with_the_clients_place_in_param_and_message() -> None:
 @pytest.mark.parametrize("param", [None, "temperature"])
 def test_error_about_something_else_is_left_alone(param: str | None) -> None:
     raised = ApiError("invalid_value", param=param)
-    with pytest.raises(ApiError) as caught, PLACES.told():
+    with pytest.raises(ApiError) as caught, PLACES.naming():
         raise raised
     assert caught.value is raised
