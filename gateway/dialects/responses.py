@@ -34,7 +34,6 @@ from gateway.request.fields.kinds import (
     Integer,
     OneOf,
     wrong_type,
-    wrong_value,
 )
 from gateway.request.fields.rows import (
     ENGINE_ONLY,
@@ -47,6 +46,7 @@ from gateway.request.fields.rows import (
     same_fate,
     translated,
 )
+from gateway.request.items import STATELESS, items_as_messages
 from gateway.stream.continuation import MARK
 
 __all__ = ["RESPONSES", "RESPONSES_COUNT_DIALECT", "RESPONSES_DIALECT", "ResponsesTranslator"]
@@ -56,7 +56,6 @@ MAX_REPEATED_BYTES = 64 * 1024
 left out there. A stream has the response three times."""
 
 _PATH = "/v1/responses"
-_STATELESS = "Nothing is stored here: send the whole conversation each time."
 _LIMIT = "One of several names for the same limit; the smallest counts, and it is always sent."
 
 RESPONSES = Table(
@@ -84,9 +83,7 @@ RESPONSES = Table(
         *same_fate(Fate.DROP, "truncation max_tool_calls client_metadata stream_options"),
         Row("n", Fate.DROP_NAMED, locked=True, note="There is one answer."),
         *same_fate(Fate.DROP_NAMED, "context_management"),
-        *same_fate(
-            Fate.REFUSE, "previous_response_id conversation prompt", _STATELESS, locked=True
-        ),
+        *same_fate(Fate.REFUSE, "previous_response_id conversation prompt", STATELESS, locked=True),
         Row("messages", Fate.REFUSE, locked=True, note="Use input."),
         Row("response_format", Fate.REFUSE, locked=True, note="Use text.format."),
     ],
@@ -107,8 +104,6 @@ _PLACES = {
     "tool_choice.function": "tool_choice",
     "tool_choice.allowed_tools": "tool_choice",
 }
-_ROLES = ("user", "system", "developer", "assistant")
-_PARTS = {"input_text", "output_text", "text", "refusal", "image_url", "input_audio"}
 _CHOICES = {"function", "allowed_tools", "auto", "none", "any", "required", "tool"}
 _LOGPROBS = "message.output_text.logprobs"
 
@@ -124,7 +119,7 @@ def build(body: dict[str, Any], facts: ModelFacts, policy: FieldPolicy) -> Engin
         ApiError: 400 or 404, with the exact field.
     """
     asked = _Asked(sift(body, RESPONSES, facts, policy))
-    with asked.places.told():
+    with asked.places.naming():
         call = chat.build(asked.chat, facts, policy)
     return replace(call, ignored=asked.ignored(call), echo=orjson.dumps(asked.repeated()))
 
@@ -137,7 +132,7 @@ def build_count(body: dict[str, Any], facts: ModelFacts, policy: FieldPolicy) ->
         ApiError: 400 or 404, with the exact field.
     """
     asked = _Asked(sift(body, RESPONSES, facts, policy))
-    with asked.places.told():
+    with asked.places.naming():
         call = counting.build(asked.chat, facts, policy)
     return replace(call, ignored=asked.ignored(call))
 
@@ -156,7 +151,7 @@ class _Asked:
                 "unsupported_parameter",
                 "'background' is not supported here.",
                 param="background",
-                hint=_STATELESS,
+                hint=STATELESS,
             )
         self.chat.update({name: given[name] for name in _SAME_IN_CHAT if name in given})
         if given.get("stream"):
@@ -165,7 +160,7 @@ class _Asked:
         if (limit := given.get("max_output_tokens")) is not None:
             other = given.get("max_tokens", -1)
             self.chat["max_tokens"] = limit if other == -1 else min(limit, other)
-        self.chat["messages"] = _Turns(self.places).of(given)
+        self.chat["messages"] = items_as_messages(given, self.places)
         self._set_tools(given)
         self._set_choice(given.get("tool_choice"))
         self._set_format(given.get("text"))
@@ -297,171 +292,6 @@ def _short(value: Any, otherwise: Any) -> Any:
     return value
 
 
-class _Turns:
-    """
-    Makes messages of items.
-
-    Calls, and the text and thoughts before them, are items of their own here and one message of the
-    assistant in chat. Templates rely on that: the answers to calls follow the message with them.
-    """
-
-    def __init__(self, places: Places) -> None:
-        self._places = places
-        self._messages: list[dict[str, Any]] = []
-        self._open: dict[str, Any] | None = None
-        """The assistant's message that more items may join; it is the last one."""
-        self._thoughts: list[str] = []
-        """Of the open message."""
-        self._held: list[str] = []
-        """Thoughts whose message has not come yet."""
-
-    def of(self, given: dict[str, Any]) -> list[dict[str, Any]]:
-        """The messages for the instructions and the input."""
-        instructions, items = given.get("instructions"), given.get("input")
-        if items is None:
-            raise ApiError("missing_parameter", "'input' is required.", param="input")
-        if not isinstance(items, str | list):
-            raise wrong_type("input", "a string or a list of items")
-        if not isinstance(instructions, str | None):
-            raise wrong_type("instructions", "a string")
-        if instructions:
-            self._add({"role": "system", "content": instructions}, "instructions")
-        if isinstance(items, str):
-            self._add({"role": "user", "content": items}, "input")
-            return self._messages
-        for at, item in enumerate(items):
-            self._take(item, f"input[{at}]")
-        self._close()
-        return self._messages
-
-    def _take(self, item: Any, at: str) -> None:
-        if not isinstance(item, dict):
-            raise wrong_type(at, "an object")
-        kind = item.get("type")
-        if kind is None or kind == "message":
-            self._take_message(item, at)
-        elif kind == "function_call":
-            self._take_call(item, at)
-        elif kind == "function_call_output":
-            self._take_output(item, at)
-        elif kind == "reasoning":
-            # SDKs send back what they got from anyone, so nothing in it is refused.
-            self._held += _texts(item.get("content")) or _texts(item.get("summary"))
-        elif not isinstance(kind, str):
-            raise wrong_type(f"{at}.type", "a string")
-        else:
-            raise ApiError(
-                "unsupported_parameter",
-                f"'{at}' is of a type that is not supported.",
-                param=f"{at}.type",
-                hint=_STATELESS
-                if kind == "item_reference"
-                else "Supported are message, function_call, function_call_output and reasoning.",
-            )
-
-    def _take_message(self, item: dict[str, Any], at: str) -> None:
-        role = item.get("role")
-        if role is None:
-            raise ApiError("missing_parameter", f"'{at}.role' is required.", param=f"{at}.role")
-        if role not in _ROLES:
-            raise wrong_value(f"{at}.role", "one of " + ", ".join(f"'{name}'" for name in _ROLES))
-        message = {"role": role}
-        if "content" in item:
-            message["content"] = _content(item["content"], f"{at}.content")
-        if role != "assistant":
-            self._close()
-            self._add(message, at)
-        else:
-            if self._open is None or "content" in self._open:
-                self._begin(at)
-            self._join(message, "content", f"{at}.content")
-
-    def _take_call(self, item: dict[str, Any], at: str) -> None:
-        message = self._begin(at) if self._open is None else self._open
-        calls = message.setdefault("tool_calls", [])
-        place = f"{self._place()}.tool_calls[{len(calls)}]"
-        function = {name: item.get(name) for name in ("name", "arguments")}
-        calls.append({"type": "function", "id": item.get("call_id"), "function": function})
-        self._join({}, "", at)
-        self._places.note(f"{self._place()}.tool_calls", "input")
-        self._places.note(place, at)
-        self._places.note(f"{place}.id", f"{at}.call_id")
-        self._places.note(f"{place}.function", at)
-
-    def _take_output(self, item: dict[str, Any], at: str) -> None:
-        self._close()
-        message = {"role": "tool", "tool_call_id": item.get("call_id")}
-        if item.get("output") is not None:
-            message["content"] = _content(item["output"], f"{at}.output")
-        self._add(message, at)
-        self._places.note(f"{self._place()}.content", f"{at}.output")
-        self._places.note(f"{self._place()}.tool_call_id", f"{at}.call_id")
-
-    # -- the assistant's message
-
-    def _begin(self, at: str) -> dict[str, Any]:
-        held, self._held = self._held, []
-        self._close()
-        self._held = held
-        self._open = {"role": "assistant"}
-        self._add(self._open, at)
-        return self._open
-
-    def _join(self, message: dict[str, Any], key: str, at: str) -> None:
-        assert self._open is not None, "nothing is open"
-        if key in message:
-            self._open[key] = message[key]
-            self._places.note(f"{self._place()}.{key}", at)
-        self._thoughts += self._held
-        self._held = []
-
-    def _close(self) -> None:
-        if self._open is not None and self._thoughts:
-            self._open["reasoning_content"] = "\n".join(self._thoughts)
-        self._open, self._thoughts, self._held = None, [], []
-
-    # -- all messages
-
-    def _add(self, message: dict[str, Any], at: str) -> None:
-        self._messages.append(message)
-        self._places.note(self._place(), at)
-        if not at.startswith("input["):
-            self._places.note(f"{self._place()}.content", at)
-
-    def _place(self) -> str:
-        """Where the last message is."""
-        return f"messages[{len(self._messages) - 1}]"
-
-
-def _texts(parts: Any) -> list[str]:
-    """The texts of a reasoning item."""
-    if not isinstance(parts, list):
-        return []
-    found = [part.get("text") for part in parts if isinstance(part, dict)]
-    return [text for text in found if isinstance(text, str) and text]
-
-
-def _content(content: Any, at: str) -> Any:
-    """Content as chat has it; what is no content at all is left for chat to refuse."""
-    if not isinstance(content, list):
-        return content
-    return [_part(part, f"{at}[{index}]") for index, part in enumerate(content)]
-
-
-def _part(part: Any, at: str) -> Any:
-    kind = part.get("type") if isinstance(part, dict) else None
-    if kind == "input_image":
-        return {"type": "image_url", "image_url": part.get("image_url")}
-    if isinstance(kind, str) and kind not in _PARTS:
-        raise ApiError(
-            "unsupported_parameter",
-            f"'{at}' is of a type that is not supported.",
-            param=f"{at}.type",
-            hint="Supported are input_text, output_text, input_image and input_audio.",
-        )
-    return part
-
-
 # -- an answer
 
 
@@ -494,8 +324,8 @@ class ResponsesTranslator(BlockTranslator):
         self._emit(f"response.{_DELTAS[block.kind]}.delta", told)
 
     def _closed(self, block: Block) -> None:
-        if block.kind == "call" and not block.pieces:
-            # What a function without parameters is called with must be JSON here.
+        if block.kind == "call" and not block.pieces and not self._cut:
+            # OpenAI's calls always carry JSON, and programs read it without a look.
             block.pieces.append("{}")
             self._added(block, "{}", [])
         if self._silent:
@@ -671,7 +501,13 @@ RESPONSES_DIALECT = Dialect(
     assembler=_assembler,
     translator=_translator,
     error_frame=error_frame,
+    places=Places(_PLACES),
 )
 RESPONSES_COUNT_DIALECT = Dialect(
-    "responses_count", f"{_PATH}/input_tokens", RESPONSES, build_count, counts=True
+    "responses_count",
+    f"{_PATH}/input_tokens",
+    RESPONSES,
+    build_count,
+    places=Places(_PLACES),
+    counts=True,
 )
