@@ -305,7 +305,7 @@ class Relay:
         finally:
             exchange.abort()
             reply.mid_event = narration.passes_on and pump.events.mid_event
-            reply.complete = pump.events.done
+            reply.complete = pump.complete
             self._close_books(call, pump, lease, continuation)
 
     # -- both

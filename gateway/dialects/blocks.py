@@ -93,12 +93,15 @@ class BlockTranslator(ABC):
                 break
             if payload == DONE:
                 self._end()
-            else:
-                event = orjson.loads(payload)
-                if not isinstance(event, dict):
-                    raise ValueError("an event is no object")
-                self._start(prompt_tokens)
+                continue
+            event = orjson.loads(payload)
+            if not isinstance(event, dict):
+                raise ValueError("an event is no object")
+            self._start(prompt_tokens)
+            try:
                 self._take(event)
+            except (AttributeError, LookupError, TypeError) as exc:
+                raise ValueError("an event has another shape than it should") from exc
         return self._told()
 
     def fail(self, error: ApiError) -> bytes:
@@ -212,9 +215,13 @@ class BlockTranslator(ABC):
             if not isinstance(name, str) or not name:
                 raise ValueError("arguments came for a call that is not open")
             call_id = call.get("id") or f"call_{self.head.reply_id[:20]}{len(self.blocks)}"
+            if not isinstance(call_id, str):
+                raise ValueError("the id of a call is no text")
             new = Block("call", len(self.blocks), call_id=call_id, name=name, call_index=index)
             block = self._next(new)
         if arguments := function.get("arguments"):
+            if not isinstance(arguments, str):
+                raise ValueError("the arguments of a call are no text")
             block.pieces.append(arguments)
             self._added(block, arguments, [])
 

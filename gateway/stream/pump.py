@@ -5,7 +5,9 @@ Rules:
 - only events and progress count as signs of life: llama-server sends comments from a thread that
   lives on when decoding is stuck;
 - after ``[DONE]`` the answer is complete; the engine gets a moment to end its response, and
-  whether it does changes nothing for the client.
+  whether it does changes nothing for the client;
+- nothing is passed on behind an event that could not be read: what follows must not look as if
+  nothing were missing.
 """
 
 from __future__ import annotations
@@ -54,6 +56,7 @@ class Pump:
         self.prefill_s: float | None = None
         """Seconds from the beginning to the first event; None before it came."""
         self._held = False
+        self._unreadable = False  # an event that came made no sense
         self._loop = loop
         self._time = loop.time
         self._on_lost = on_lost
@@ -80,6 +83,11 @@ class Pump:
     def quiet_since_s(self) -> float:
         """Since when the engine has been silent, in monotonic seconds."""
         return self._time() if self._held else self.heard_s
+
+    @property
+    def complete(self) -> bool:
+        """Whether all of the answer is here, and could be read."""
+        return self.events.done and not self._unreadable
 
     def unfinished(self) -> int:
         """Answers that have not come to their end."""
@@ -140,9 +148,12 @@ class Pump:
 
     def _pass_on(self, events: bytes) -> None:
         assert self._out is not None
+        if self._unreadable:
+            return
         try:
             self._out(events)
-        except ValueError:  # an event that cannot be assembled
+        except ValueError:  # an event that cannot be assembled, or told in another dialect
+            self._unreadable = True
             self._end(ApiError("engine_error"))
 
     def _end(self, error: ApiError | None) -> None:
