@@ -74,7 +74,8 @@ def chat_answer(body: Json, options: MockOptions) -> Answer:
     prompt = scenario.prompt_tokens or count_chat(body)
     count = _choice_count(body, options)
     make = _Writer(body, options, scenario, prompt).chat
-    seed = digest({name: body.get(name) for name in ("messages", "tools", "response_format")})
+    asked = ("messages", "tools", "response_format", "json_schema")
+    seed = digest({name: body[name] for name in asked if name in body})
     probs = int(body.get("top_logprobs") or 0) if body.get("logprobs") else None
     return _answer(body, options, scenario, prompt, seed, count, make, probs)
 
@@ -172,11 +173,32 @@ class _Writer:
     def _said(self) -> list[str] | None:
         if self._scenario.say is not None:
             return _PIECE.findall(self._scenario.say)
+        schema = self._schema()
+        if schema is None:
+            return None
+        made = example(schema)
+        if self._body.get("tools"):
+            made = self._scripted(made)
+        return _chunks(orjson.dumps(made).decode())
+
+    def _schema(self) -> Json | None:
+        """What the whole answer has to fit."""
+        native = self._body.get("json_schema")
+        if isinstance(native, dict):
+            return native
         asked = self._body.get("response_format")
         if not isinstance(asked, dict) or asked.get("type") not in ("json_object", "json_schema"):
             return None
-        schema = (asked.get("json_schema") or asked).get("schema") or {"properties": {}}
-        return _chunks(orjson.dumps(example(schema)).decode())
+        return (asked.get("json_schema") or asked).get("schema") or {"properties": {}}
+
+    def _scripted(self, made: Any) -> Any:
+        """Calls that are to be written as text, as many and with what the script says."""
+        if isinstance(made, list):
+            return [self._scripted(made[0])] * max(1, self._scenario.tool_calls)
+        arguments = self._scenario.tool_args
+        if arguments is None or not isinstance(made, dict) or "arguments" not in made:
+            return made
+        return {**made, "arguments": orjson.Fragment(arguments)}
 
     def _tools(self) -> list[Json]:
         """The functions to call: as many as the script says, or the one that must be called.

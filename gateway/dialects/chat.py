@@ -6,6 +6,7 @@ once that nobody listens any more.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from gateway.dialects.base import (
@@ -25,6 +26,7 @@ from gateway.errors import ApiError
 from gateway.request.fields import Fate, Sifted, Table, printable, sift
 from gateway.request.fields.kinds import AnyValue, Flag, Integer, OneOf, wrong_type, wrong_value
 from gateway.request.fields.rows import GENERATION, MODEL, forwarded, same_fate, translated
+from gateway.request.forced_calls import call_schema
 from gateway.request.messages import MAX_MESSAGES, rebuild
 from gateway.request.schema_guard import check_schema
 from gateway.request.tools import MAX_TOOLS, tool_fields
@@ -33,6 +35,10 @@ from gateway.stream.assemble import ChatAssembler
 __all__ = ["CHAT", "CHAT_DIALECT", "build", "prompt_fields"]
 
 _PATH = "/v1/chat/completions"
+
+_FORCED = "json_schema"
+"""The engine's own name for a schema of the whole answer. With `response_format` it leaves answers
+free, without a word, for templates whose parsers know no schema; with this it is an error."""
 
 _EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh")
 _TEMPLATE_FLAGS = (
@@ -110,9 +116,17 @@ def build(body: dict[str, Any], facts: ModelFacts, policy: FieldPolicy) -> Engin
     out.update(sifted.forward)
     _refuse_modalities(translate.get("modalities"))
     _set_logprobs(out, translate)
-    _set_response_format(out, translate.get("response_format"))
+    forced = _FORCED in out
+    if forced:
+        _clear_for_calls(out, sifted)
+    else:
+        _set_response_format(out, translate.get("response_format"))
     _check_together(out)
-    return generation(_PATH, out, sifted, facts, policy, default_tokens=None)
+    if (forced or "response_format" in out) and out.pop("ignore_eos", False):
+        # When the JSON is complete nothing else may follow, and the engine gives up with an error.
+        sifted.ignored.append("ignore_eos")
+    call = generation(_PATH, out, sifted, facts, policy, default_tokens=None)
+    return replace(call, forced_calls=True) if forced else call
 
 
 def prompt_fields(sifted: Sifted, facts: ModelFacts, policy: FieldPolicy) -> dict[str, Any]:
@@ -124,8 +138,21 @@ def prompt_fields(sifted: Sifted, facts: ModelFacts, policy: FieldPolicy) -> dic
         "messages": rebuild(translate.get("messages"), facts),
     }
     out.update(tool_fields(translate))
+    if out.get("tool_choice") == "required":
+        several = bool(sifted.forward.get("parallel_tool_calls"))
+        out["tool_choice"] = "none"
+        out[_FORCED] = call_schema(out["tools"], several=several)
     _set_reasoning(out, sifted, policy)
     return out
+
+
+def _clear_for_calls(out: dict[str, Any], sifted: Sifted) -> None:
+    """Leave out what would spoil the JSON of a call, or what has no meaning beside one."""
+    if out.pop("stop", None):
+        sifted.ignored.append("stop")
+    if sifted.translate.get("response_format") is not None:
+        sifted.ignored.append("response_format")
+    out["reasoning_format"] = "auto"  # every other keeps thoughts in the text, or may do so
 
 
 def _set_reasoning(out: dict[str, Any], sifted: Sifted, policy: FieldPolicy) -> None:

@@ -279,10 +279,36 @@ def test_logprobs_out_of_range_or_alone_are_refused():
         ),
     ],
 )
-def test_a_choice_of_tools_comes_as_close_as_the_engine_gets(choice, names, word):
-    body = sent(chat(tools=[TOOL, OTHER], tool_choice=choice))
+def test_a_choice_of_tools_is_put_into_the_engines_words(choice, names, word):
+    call = chat(tools=[TOOL, OTHER], tool_choice=choice)
+    body = sent(call)
     assert [tool["function"]["name"] for tool in body["tools"]] == names
-    assert body.get("tool_choice") == word
+    assert call.forced_calls == (word == "required")
+    if not call.forced_calls:
+        assert body.get("tool_choice") == word
+        assert "json_schema" not in body
+        return
+    # The engine is to write a call as text, and nothing but that.
+    assert body["tool_choice"] == "none"
+    assert list(body["json_schema"]["$defs"]) == [str(at) for at in range(len(names))]
+
+
+def test_beside_a_call_that_must_come_nothing_shapes_the_text():
+    shaped = {"type": "json_object"}
+    call = chat(
+        tools=[TOOL],
+        tool_choice="required",
+        stop=["x"],
+        response_format=shaped,
+        reasoning_format="none",
+        ignore_eos=True,
+    )
+    assert not {"stop", "response_format", "ignore_eos"} & set(sent(call))
+    assert sent(call)["reasoning_format"] == "auto"
+    assert set(call.ignored) == {"stop", "response_format", "ignore_eos"}
+    free = sent(chat(tools=[TOOL], stop=["x"], response_format=shaped, reasoning_format="none"))
+    assert (free["stop"], free["response_format"]) == (["x"], shaped)
+    assert free["reasoning_format"] == "none"
 
 
 @pytest.mark.parametrize(
@@ -312,7 +338,7 @@ def test_a_choice_without_tools_is_dropped():
 def test_legacy_functions_are_tools():
     body = sent(chat(functions=[{"name": "f"}, {"name": "g"}], function_call={"name": "g"}))
     assert body["tools"] == [{"type": "function", "function": {"name": "g"}}]
-    assert body["tool_choice"] == "required"
+    assert body["json_schema"]["properties"]["name"] == {"const": "g"}
 
 
 @pytest.mark.parametrize(
