@@ -56,36 +56,44 @@ MAX_REPEATED_BYTES = 64 * 1024
 left out there. A stream has the response three times."""
 
 _PATH = "/v1/responses"
-_LIMIT = "One of several names for the same limit; the smallest counts, and it is always sent."
+_LIMIT = "Several names for one limit: the smallest counts, -1 counts as absent."
 
 RESPONSES = Table(
     "responses",
     [
         MODEL,
-        translated("input", AnyValue("a string or a list of items"), "Becomes chat's messages."),
+        translated(
+            "input", AnyValue("a string or a list of items"), "Required. Items are told above."
+        ),
         translated("instructions", AnyValue("a string"), "The first system message."),
-        translated("max_output_tokens", Integer(1, INT64_MAX), _LIMIT),
+        translated("max_output_tokens", Integer(1, INT64_MAX), "The smallest limit counts."),
         translated("max_tokens", Integer(-1, INT64_MAX), _LIMIT),
         translated("max_completion_tokens", Integer(-1, INT64_MAX), _LIMIT),
-        translated("n_predict", Integer(-1, INT64_MAX), _LIMIT + " -1 counts as absent."),
-        translated("stream", Flag()),
-        translated("tools", AnyValue("a list of tools"), "Functions; others are dropped, named."),
-        translated("tool_choice", AnyValue("a word or an object")),
+        translated("n_predict", Integer(-1, INT64_MAX), _LIMIT),
+        translated("stream", Flag(), "Events instead of one JSON reply."),
+        translated(
+            "tools", AnyValue("a list of tools"), "Functions; others are dropped and named."
+        ),
+        translated("tool_choice", AnyValue("a word or an object"), "See [tools](#tools)."),
         forwarded("parallel_tool_calls", Flag()),
-        translated("text", AnyValue("an object"), "'format' is read."),
-        translated("reasoning", AnyValue("an object"), "'effort' is read."),
-        translated("top_logprobs", Integer(0, 20)),
-        translated("include", AnyValue("a list"), "'message.output_text.logprobs' is read."),
-        translated("background", Flag(), "true is refused."),
-        translated("chat_template_kwargs", AnyValue("an object of scalars")),
+        translated(
+            "text",
+            AnyValue("an object"),
+            "`format` is enforced, see [JSON schemas](#json-schemas).",
+        ),
+        translated("reasoning", AnyValue("an object"), "`effort` is chat's `reasoning_effort`."),
+        translated("top_logprobs", Integer(0, 20), "Brings logprobs; not together with tools."),
+        translated("include", AnyValue("a list"), "`message.output_text.logprobs` is read."),
+        translated("background", Flag(), "`true` is refused."),
+        translated("chat_template_kwargs", AnyValue("an object of scalars"), "As in chat."),
         forwarded("reasoning_format", OneOf(("none", "auto", "deepseek", "deepseek-legacy"))),
         forwarded("thinking_budget_tokens", Integer(-1, "context")),
         *same_fate(Fate.DROP, "truncation max_tool_calls client_metadata stream_options"),
         Row("n", Fate.DROP_NAMED, locked=True, note="There is one answer."),
         *same_fate(Fate.DROP_NAMED, "context_management"),
         *same_fate(Fate.REFUSE, "previous_response_id conversation prompt", STATELESS, locked=True),
-        Row("messages", Fate.REFUSE, locked=True, note="Use input."),
-        Row("response_format", Fate.REFUSE, locked=True, note="Use text.format."),
+        Row("messages", Fate.REFUSE, locked=True, note="Use `input`."),
+        Row("response_format", Fate.REFUSE, locked=True, note="Use `text.format`."),
     ],
     SAMPLING,
     WITHOUT_EFFECT,
@@ -493,6 +501,32 @@ def _assembler(call: EngineCall, head: ReplyHead) -> Assembler:
     return BlockAssembler(ResponsesTranslator(call, head, silent=True))
 
 
+_DOC = f"""\
+OpenAI's Responses. The request becomes a chat request, so what is said of [messages](#messages),
+[media](#media), [tools](#tools) and [JSON schemas](#json-schemas) holds here; errors name the field
+of this route. Nothing is stored: send the whole conversation each time.
+
+| item of `input` | what happens |
+|---|---|
+| a message, with or without `type` | `user`, `system`, `developer`, `assistant`; text parts \
+become text, `input_image` is an image, as a data URL |
+| `function_call`, `function_call_output` | the call and its answer, a string or parts |
+| `reasoning` | goes along as the thoughts before the next answer; without text it is dropped |
+| `item_reference`, `custom_tool_call`, `input_file` parts, any other | 400 |
+
+- `tools` and the schema in `text.format` are flat, as this API has them; chat's shape does as well.
+- Tools that a server would have to run (`web_search`, ...) are dropped and named.
+- An answer that hit its token limit has `status` `incomplete`, and its last event is
+  `response.incomplete`. There is no `[DONE]`.
+- A response repeats the request's instructions, tools and schema only up to
+  {MAX_REPEATED_BYTES >> 10} KiB each.
+"""
+
+_COUNT_DOC = """\
+Tokens of a Responses request's prompt, template and tools included. The reply tells `input_tokens`.
+It takes no slot and waits in no queue, and counts as a request but spends no tokens.
+"""
+
 RESPONSES_DIALECT = Dialect(
     "responses",
     _PATH,
@@ -502,6 +536,7 @@ RESPONSES_DIALECT = Dialect(
     translator=_translator,
     error_frame=error_frame,
     places=Places(_PLACES),
+    doc=_DOC,
 )
 RESPONSES_COUNT_DIALECT = Dialect(
     "responses_count",
@@ -510,4 +545,5 @@ RESPONSES_COUNT_DIALECT = Dialect(
     build_count,
     places=Places(_PLACES),
     counts=True,
+    doc=_COUNT_DOC,
 )
