@@ -36,6 +36,7 @@ from gateway.request.fields import Fate, Sifted, Table, sift
 from gateway.request.fields.kinds import AnyValue, Integer, Stop, wrong_type, wrong_value
 from gateway.request.fields.rows import GENERATION, INT64_MAX, MODEL, same_fate, translated
 from gateway.request.fields.table import MAX_IGNORED, Row
+from gateway.request.turns import as_object, as_string, turns_as_messages
 
 __all__ = [
     "MESSAGES",
@@ -55,17 +56,29 @@ MESSAGES = Table(
     "messages",
     [
         MODEL,
-        translated("messages", AnyValue("a list of messages"), "Rebuilt one by one, as chat."),
-        translated("system", AnyValue("a string or a list of text blocks"), "Goes first."),
+        translated("messages", AnyValue("a list of messages"), "Required. Rebuilt block by block."),
+        translated("system", AnyValue("a string or a list of text blocks"), "The first message."),
         Row("stop_sequences", Fate.FORWARD, Stop(), to="stop"),
-        translated("tools", AnyValue("a list of tools"), "Those of the server are left out."),
-        translated("tool_choice", AnyValue("an object with a type")),
-        translated("thinking", AnyValue("an object with a type"), "For templates that know it."),
-        translated("output_config", AnyValue("an object"), "'format' and 'effort' are read."),
-        translated("output_format", AnyValue("an object"), "The old name of output_config.format."),
+        translated("tools", AnyValue("a list of tools"), "Server tools are dropped and named."),
+        translated(
+            "tool_choice", AnyValue("`auto`, `any`, `tool`, `none`"), "See [tools](#tools)."
+        ),
+        translated(
+            "thinking",
+            AnyValue("`enabled`, `disabled`, `adaptive`"),
+            "For chat templates that know it.",
+        ),
+        translated(
+            "output_config",
+            AnyValue("an object"),
+            "`format` is enforced, `effort` is chat's `reasoning_effort`.",
+        ),
+        translated(
+            "output_format", AnyValue("an object"), "The old name of `output_config.format`."
+        ),
         translated("chat_template_kwargs", AnyValue("an object of scalars"), "As in chat."),
-        translated("n", Integer(1, 1)),
-        translated("mcp_servers", AnyValue("an empty list"), "Nothing connects to them here."),
+        translated("n", Integer(1, 1), "There is one answer."),
+        translated("mcp_servers", AnyValue("an empty list"), "Any other is 400."),
         *same_fate(
             Fate.DROP,
             "cache_control container context_management diagnostics inference_geo speed"
@@ -133,27 +146,13 @@ def _as_chat(
     asked = {
         **sifted.forward,
         **{name: given[name] for name in _AS_IN_CHAT if name in given},
-        "messages": _messages(given.get("messages"), given.get("system"), places),
+        "messages": turns_as_messages(given.get("messages"), given.get("system"), places),
         "stream_options": {"include_usage": True},
     }
     _set_tools(asked, given, sifted.ignored, places)
     _set_output(asked, given, sifted.ignored, places)
     _set_thinking(asked, given.get("thinking"), facts)
     return asked, sifted, places
-
-
-def _object(value: Any, at: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise wrong_type(at, "an object")
-    return value
-
-
-def _string(value: Any, at: str) -> str:
-    if value is None:
-        raise ApiError("missing_parameter", f"'{at}' is required.", param=at)
-    if not isinstance(value, str):
-        raise wrong_type(at, "a string")
-    return value
 
 
 def _set_tools(
@@ -166,9 +165,9 @@ def _set_tools(
         asked["tools"] = tools
     if choice is None:
         return
-    kind = _object(choice, "tool_choice").get("type")
+    kind = as_object(choice, "tool_choice").get("type")
     if kind == "tool":
-        name = _string(choice.get("name"), "tool_choice.name")
+        name = as_string(choice.get("name"), "tool_choice.name")
         places.note("tool_choice.function", "tool_choice")
         asked["tool_choice"] = {"type": "function", "function": {"name": name}}
     elif isinstance(kind, str) and kind in _CHOICES:
@@ -188,7 +187,7 @@ def _functions(tools: list[Any], ignored: list[str], places: Places) -> Iterable
     count = 0
     for index, tool in enumerate(tools):
         at = f"tools[{index}]"
-        schema = _object(tool, at).get("input_schema")
+        schema = as_object(tool, at).get("input_schema")
         if schema is None and tool.get("type") not in (None, "custom"):
             ignored.append(at)  # Anthropic's service knows what it is, and runs it or trained on it
             continue
@@ -197,7 +196,7 @@ def _functions(tools: list[Any], ignored: list[str], places: Places) -> Iterable
         places.note(f"{place}.function", at)
         places.note(f"{place}.function.parameters", f"{at}.input_schema")
         if schema is not None:
-            _object(schema, f"{at}.input_schema")
+            as_object(schema, f"{at}.input_schema")
         function = {"name": tool.get("name"), "description": tool.get("description")}
         yield {"type": "function", "function": {**function, "parameters": schema}}
         count += 1
@@ -206,14 +205,14 @@ def _functions(tools: list[Any], ignored: list[str], places: Places) -> Iterable
 def _set_output(
     asked: dict[str, Any], given: dict[str, Any], ignored: list[str], places: Places
 ) -> None:
-    config = _object(given.get("output_config", {}), "output_config")
+    config = as_object(given.get("output_config", {}), "output_config")
     wanted, at = config.get("format"), "output_config.format"
     if wanted is None:
         wanted, at = given.get("output_format"), "output_format"
     if wanted is not None:
-        if _object(wanted, at).get("type") != "json_schema":
+        if as_object(wanted, at).get("type") != "json_schema":
             raise wrong_value(f"{at}.type", "'json_schema'")
-        schema = _object(wanted.get("schema"), f"{at}.schema")
+        schema = as_object(wanted.get("schema"), f"{at}.schema")
         places.note("response_format", at)
         places.note("response_format.json_schema", at)
         asked["response_format"] = {"type": "json_schema", "json_schema": {"schema": schema}}
@@ -232,7 +231,7 @@ def _set_output(
 def _set_thinking(asked: dict[str, Any], thinking: Any, facts: ModelFacts) -> None:
     if thinking is None:
         return
-    kind = _object(thinking, "thinking").get("type")
+    kind = as_object(thinking, "thinking").get("type")
     if kind not in ("enabled", "disabled", "adaptive"):
         raise wrong_value("thinking.type", "'enabled', 'disabled' or 'adaptive'")
     budget = thinking.get("budget_tokens")
@@ -245,200 +244,6 @@ def _set_thinking(asked: dict[str, Any], thinking: Any, facts: ModelFacts) -> No
     own = asked.get("chat_template_kwargs", {})
     if isinstance(own, dict):
         asked["chat_template_kwargs"] = {"enable_thinking": kind == "enabled", **own}
-
-
-# -- its messages
-
-_Placed = list[tuple[dict[str, Any], str]]
-"""Parts of chat messages, each with the place of the block it was made of."""
-
-
-class _Made:
-    """The chat messages so far."""
-
-    def __init__(self, places: Places) -> None:
-        self.messages: list[dict[str, Any]] = []
-        self.places = places
-
-    def add(self, at: str, role: str, parts: _Placed | None = None, **more: Any) -> str:
-        """One more, made of what stands at *at*; gives its place in chat."""
-        place = f"messages[{len(self.messages)}]"
-        self.places.note(place, at)
-        message = {"role": role, **more}
-        if parts is not None:
-            message["content"] = self._content(parts, place)
-        self.messages.append(message)
-        return place
-
-    def note_calls(self, place: str, blocks: list[str]) -> None:
-        """The tool calls of the message at *place* came from *blocks*."""
-        for index, at in enumerate(blocks):
-            call = f"{place}.tool_calls[{index}]"
-            self.places.note(call, at)
-            self.places.note(f"{call}.function", at)
-            self.places.note(f"{call}.function.arguments", f"{at}.input")
-
-    def _content(self, parts: _Placed, place: str) -> str | list[dict[str, Any]]:
-        if len(parts) == 1 and "text" in parts[0][0]:  # templates like it best
-            return str(parts[0][0]["text"])
-        for index, (_, at) in enumerate(parts):
-            self.places.note(f"{place}.content[{index}]", at)
-            self.places.note(f"{place}.content[{index}].image_url", f"{at}.source")
-        return [part for part, _ in parts]
-
-
-def _messages(given: Any, system: Any, places: Places) -> Any:
-    """The list for chat; what is no list of something is left to chat to refuse."""
-    if not isinstance(given, list) or not given:
-        return given
-    made = _Made(places)
-    if text := _system(system):
-        made.add("system", "system", content=text)
-    for index, message in enumerate(given):
-        _message(message, f"messages[{index}]", made)
-    return made.messages
-
-
-def _system(system: Any) -> str:
-    if system is None or isinstance(system, str):
-        return system or ""
-    if not isinstance(system, list):
-        raise wrong_type("system", "a string or a list of text blocks")
-    texts = []
-    for index, block in enumerate(system):
-        at = f"system[{index}]"
-        if _kind(block, at) != "text":
-            raise _unsupported(at, "text")
-        texts.append(_string(block.get("text"), f"{at}.text"))
-    return "\n\n".join(text for text in texts if text)
-
-
-def _message(message: Any, at: str, made: _Made) -> None:
-    role = _string(_object(message, at).get("role"), f"{at}.role")
-    if role not in ("user", "assistant", "system"):
-        raise wrong_value(f"{at}.role", "'user', 'assistant' or 'system'")
-    content = message.get("content")
-    if isinstance(content, str):
-        made.add(at, role, content=content)
-    elif content is None:
-        _string(None, f"{at}.content")
-    elif not isinstance(content, list):
-        raise wrong_type(f"{at}.content", "a string or a list of blocks")
-    elif role == "assistant":
-        _assistant(content, at, made)
-    else:
-        _user(content, at, role, made)
-
-
-def _user(blocks: list[Any], at: str, role: str, made: _Made) -> None:
-    """Results of tools first, as messages of their own, with their images behind them."""
-    parts: _Placed = []
-    results = 0
-    for index, block in enumerate(blocks):
-        place = f"{at}.content[{index}]"
-        if role == "user" and _kind(block, place) == "tool_result":
-            _result(block, place, parts, made)
-            results += 1
-        else:
-            parts.append((_part(block, place), place))
-    if parts or not results:
-        made.add(at, role, parts)
-
-
-def _result(block: dict[str, Any], at: str, images: _Placed, made: _Made) -> None:
-    call_id = _string(block.get("tool_use_id"), f"{at}.tool_use_id")
-    failed = block.get("is_error")
-    if failed not in (None, True, False):
-        raise wrong_type(f"{at}.is_error", "a boolean")
-    content = block.get("content")
-    texts = []
-    if content is None or isinstance(content, str):
-        texts.append(content or "")
-    elif isinstance(content, list):
-        for index, inner in enumerate(content):
-            place = f"{at}.content[{index}]"
-            part = _part(inner, place)
-            texts.append(part.get("text", "[image]"))
-            if "text" not in part:
-                images.append((part, place))
-    else:
-        raise wrong_type(f"{at}.content", "a string or a list of blocks")
-    text = "\n\n".join(texts)
-    place = made.add(at, "tool", content=f"Error: {text}" if failed else text, tool_call_id=call_id)
-    made.places.note(f"{place}.tool_call_id", f"{at}.tool_use_id")
-
-
-def _assistant(blocks: list[Any], at: str, made: _Made) -> None:
-    texts, thoughts, calls, places = [], [], [], []
-    for index, block in enumerate(blocks):
-        place = f"{at}.content[{index}]"
-        kind = _kind(block, place)
-        if kind == "text":
-            texts.append(_string(block.get("text"), f"{place}.text"))
-        elif kind == "thinking":
-            thoughts.append(_string(block.get("thinking"), f"{place}.thinking"))
-        elif kind == "tool_use":
-            arguments = block.get("input")
-            function = {
-                "name": _string(block.get("name"), f"{place}.name"),
-                "arguments": {} if arguments is None else _object(arguments, f"{place}.input"),
-            }
-            calls.append({"id": block.get("id"), "type": "function", "function": function})
-            places.append(place)
-        elif kind != "redacted_thinking":
-            raise _unsupported(place, "text, thinking and tool_use")
-    more: dict[str, Any] = {"content": "\n\n".join(text for text in texts if text)}
-    if thoughts:
-        more["reasoning_content"] = "\n\n".join(thoughts)
-    if calls:
-        more["tool_calls"] = calls
-    made.note_calls(made.add(at, "assistant", **more), places)
-
-
-def _kind(block: Any, at: str) -> str:
-    return _string(_object(block, at).get("type"), f"{at}.type")
-
-
-def _part(block: Any, at: str) -> dict[str, Any]:
-    """The part of a chat message for a block that is text or an image."""
-    kind = _kind(block, at)
-    if kind == "text":
-        return {"type": "text", "text": _string(block.get("text"), f"{at}.text")}
-    if kind not in ("image", "document"):
-        raise _unsupported(at, "text, image, document and tool_result")
-    source = _object(block.get("source"), f"{at}.source")
-    origin = _string(source.get("type"), f"{at}.source.type")
-    if kind == "document":
-        if origin != "text":
-            raise _unsupported(f"{at}.source", "text")
-        text = _string(source.get("data"), f"{at}.source.data")
-        about = (block.get("title"), block.get("context"))
-        return {"type": "text", "text": "\n".join((*(a for a in about if _said(a)), text))}
-    if origin == "url":
-        raise ApiError(
-            "remote_media_not_allowed",
-            "Images must be sent inline, in a source of type 'base64'.",
-            param=f"{at}.source",
-            hint="URLs are never fetched.",
-        )
-    if origin != "base64":
-        raise _unsupported(f"{at}.source", "base64")
-    data = _string(source.get("data"), f"{at}.source.data")
-    # What it really is, chat sees for itself.
-    return {"type": "image_url", "image_url": f"data:image/png;base64,{data}"}
-
-
-def _said(value: Any) -> bool:
-    return isinstance(value, str) and value != ""
-
-
-def _unsupported(at: str, known: str) -> ApiError:
-    return ApiError(
-        "unsupported_parameter",
-        f"'{at}' is of a type that is not supported.",
-        param=f"{at}.type",
-        hint=f"Supported here: {known}.",
-    )
 
 
 # -- errors
@@ -607,6 +412,31 @@ def _translator(call: EngineCall, head: ReplyHead) -> Translator:
     return MessagesTranslator(call, head)
 
 
+_DOC = """\
+Anthropic's Messages. The request becomes a chat request, so what is said of [messages](#messages),
+[media](#media), [tools](#tools) and [JSON schemas](#json-schemas) holds here; errors name the field
+of this route.
+
+| block | what happens |
+|---|---|
+| `text`, `document` with a `text` source | text |
+| `image` with a `base64` source | as chat's images. A `url` is never fetched: 400 |
+| `tool_use`, `tool_result` | the call and its answer; `is_error` puts "Error: " before the text, \
+images in a result follow behind it |
+| `thinking` | goes along as the thoughts of that answer; signatures are not looked at |
+| `redacted_thinking` | dropped |
+| PDF and other documents, search results, any other block | 400 |
+| `cache_control` anywhere | dropped |
+
+- `max_tokens` may be absent; Anthropic insists on it. No `anthropic-version` is needed.
+- `temperature` goes from 0 to 2, as on the other routes.
+- Server tools (`web_search_...`, `bash_...`: a `type` and no `input_schema`) are dropped and named:
+  nothing runs them here.
+- An answer that hit its token limit has `stop_reason` `max_tokens`, one that met a stop sequence
+  `stop_sequence`.
+- The model's thoughts come as `thinking` blocks with an empty signature.
+"""
+
 MESSAGES_DIALECT = Dialect(
     "messages",
     _PATH,
@@ -616,7 +446,14 @@ MESSAGES_DIALECT = Dialect(
     translator=_translator,
     error_body=error_body,
     error_frame=error_frame,
+    doc=_DOC,
 )
+
+_COUNT_DOC = """\
+Tokens of a Messages request's prompt, template and tools included. The reply is
+`{"input_tokens": n}`. It takes no slot and waits in no queue, and counts as a request but spends no
+tokens.
+"""
 
 MESSAGES_COUNT_DIALECT = Dialect(
     "messages_count",
@@ -626,4 +463,5 @@ MESSAGES_COUNT_DIALECT = Dialect(
     error_body=error_body,
     error_frame=error_frame,
     counts=True,
+    doc=_COUNT_DOC,
 )
