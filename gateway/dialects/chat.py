@@ -70,7 +70,9 @@ CHAT = Table(
         ),
         translated("tools", AnyValue(f"at most {MAX_TOOLS} functions"), "See [tools](#tools)."),
         translated("tool_choice", AnyValue("a word or an object"), "See [tools](#tools)."),
-        forwarded("parallel_tool_calls", Flag()),
+        forwarded(
+            "parallel_tool_calls", Flag(), "Where a call must come: one, or also several if `true`."
+        ),
         translated("functions", AnyValue("a list of functions"), "The old name of `tools`."),
         translated(
             "function_call", AnyValue("a word or an object"), "The old name of `tool_choice`."

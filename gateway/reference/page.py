@@ -13,7 +13,7 @@ from gateway.dialects import DIALECTS, Dialect
 from gateway.reference import words
 from gateway.reference.failures import bodies, error_table, frames
 from gateway.reference.fields import link, own_fields, shared_fields, table
-from gateway.request import media, messages, schema_guard, tools
+from gateway.request import forced_calls, media, messages, schema_guard, tools
 
 __all__ = ["FILES", "api_page", "main"]
 
@@ -34,7 +34,7 @@ def api_page() -> str:
         shared_fields(),
         f"## Messages\n\n{messages.DOC}",
         f"## Media\n\n{media.DOC}",
-        f"## Tools\n\n{tools.DOC}",
+        f"## Tools\n\n{tools.DOC}\n{forced_calls.DOC}",
         f"## JSON schemas\n\n{schema_guard.DOC}",
         words.MODELS,
         words.ERRORS,

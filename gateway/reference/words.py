@@ -90,6 +90,8 @@ DIFFERENCES = """\
 - **Out of range is 400**, never clamped: `temperature` 0 to 2, also for Anthropic's routes.
 - **Token limits**: several names, the smallest counts. Without one an answer may fill the slot.
 - **A schema is enforced**, with or without `strict`. What the engine would choke on is 400.
+- **A tool that must be called is called**: `required` and named choices are enforced, in calls that
+  fit the function's schema.
 - **Images are data URLs**, never fetched; without a projector they are 400.
 - **A broken stream says so**: it ends with an error in that API's own words, never like a complete
   one. Comment lines (`: ...`) while a stream waits are no events.

@@ -15,10 +15,17 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["MAX_CALLS", "call_schema"]
+__all__ = ["DOC", "MAX_CALLS", "call_schema"]
 
 MAX_CALLS = 16
 """Calls in one answer, where several may come. A small model might not come to an end."""
+
+DOC = f"""\
+A call that must come is enforced: the answer is one call, with arguments that fit the function's
+`parameters`, or 1 to {MAX_CALLS} calls with `parallel_tool_calls: true`. `stop`, `response_format`
+and `ignore_eos` are then dropped and named, and `reasoning_format` is `auto`. The finish reason is
+`tool_calls`; a call that was cut at the token limit has `length`, and arguments without an end.
+"""
 
 _DATA = ("const", "enum")
 _NAMED = ("properties", "$defs", "definitions", "patternProperties", "dependentSchemas")

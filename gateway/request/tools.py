@@ -1,7 +1,7 @@
 """Tools and tool_choice of a chat request, and their legacy names.
 
-The engine knows only the words auto, none and required. It does not enforce the last against
-plain text, so the closest to a named function is to offer that one alone and require it.
+The engine knows only the words auto, none and required, so a named function becomes that one alone
+and required. It does not enforce the last against plain text: see `gateway.request.forced_calls`.
 """
 
 from __future__ import annotations
