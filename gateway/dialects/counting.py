@@ -59,8 +59,8 @@ def build(body: dict[str, Any], facts: ModelFacts, policy: FieldPolicy) -> Engin
 
 
 _DOC = """\
-Tokens of a chat request's prompt, template and tools included. The reply is `{"input_tokens": n}`.
-It takes no slot and waits in no queue, and counts as a request but spends no tokens.
+Tokens of a chat request's prompt, template and tools included. The reply tells `input_tokens`. It
+takes no slot and waits in no queue, and counts as a request but spends no tokens.
 """
 
 CHAT_COUNT_DIALECT = Dialect("chat_count", _PATH, CHAT, build, counts=True, doc=_DOC)

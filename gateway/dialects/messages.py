@@ -450,9 +450,8 @@ MESSAGES_DIALECT = Dialect(
 )
 
 _COUNT_DOC = """\
-Tokens of a Messages request's prompt, template and tools included. The reply is
-`{"input_tokens": n}`. It takes no slot and waits in no queue, and counts as a request but spends no
-tokens.
+Tokens of a Messages request's prompt, template and tools included. The reply tells `input_tokens`.
+It takes no slot and waits in no queue, and counts as a request but spends no tokens.
 """
 
 MESSAGES_COUNT_DIALECT = Dialect(

@@ -111,7 +111,7 @@ Query strings are ignored, but an API key in one is refused.
 |---|---|
 | `X-API-Key`, `api-key`, `Authorization: Bearer` | the key, looked for in this order |
 | `{MAX_QUEUE_HEADER}` | the longest wait for a turn, in seconds; beyond, 429 or 503 |
-| `{CONTINUE_HEADER}` | `true`: a plain chat stream [goes \
+| `{CONTINUE_HEADER}` | `true`: a plain stream of chat, Responses or Messages [goes \
 on](server-behavior.md#continued-streams) when the engine dies; `false` switches off what the key
 has |
 | `X-Request-Id` | comes back, if it is 1 to 64 of `A-Z a-z 0-9 . _ -` |
