@@ -114,9 +114,9 @@ class CallText:
         mark = _STRING_MARKS.search(text, at)
         end = len(text) if mark is None else mark.start()
         self._name.append(text[at:end])
+        if sum(map(len, self._name)) > _MAX_NAME_CHARS:
+            _refuse()
         if mark is None:
-            if sum(map(len, self._name)) > _MAX_NAME_CHARS:
-                _refuse()
             return end
         if mark[0] == "\\":  # no tool has a name that needs it
             _refuse()
