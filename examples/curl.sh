@@ -33,6 +33,7 @@ chat() {
     reply=$(post chat/completions '{
         "model": "'"$model"'",
         "max_tokens": 40,
+        "temperature": 0,
         "messages": [{"role": "user", "content": "What is a llama?"}]
     }')
     check '
@@ -46,6 +47,7 @@ stream() {
     reply=$(post chat/completions '{
         "model": "'"$model"'",
         "max_tokens": 40,
+        "temperature": 0,
         "stream": true,
         "stream_options": {"include_usage": true},
         "messages": [{"role": "user", "content": "Count to five."}]
@@ -70,6 +72,7 @@ tools() {
     first=$(post chat/completions '{
         "model": "'"$model"'",
         "max_tokens": 100,
+        "temperature": 0,
         "messages": ['"$question"'],
         "tools": '"$offered"',
         "tool_choice": {"type": "function", "function": {"name": "weather"}}
@@ -84,6 +87,7 @@ print(json.dumps(message), json.dumps(result), sep=", ")' "$first")
     second=$(post chat/completions '{
         "model": "'"$model"'",
         "max_tokens": 40,
+        "temperature": 0,
         "messages": ['"$question, $turn"'],
         "tools": '"$offered"',
         "tool_choice": "none"
@@ -115,7 +119,11 @@ print("structured: ok,", json.dumps(person))' "$reply"
 
 # The status, and an error object that says why.
 error() {
-    body='{"model": "'"$model"'", "temperature": 9, "messages": [{"role": "user", "content": "Hi"}]}'
+    body='{
+        "model": "'"$model"'",
+        "temperature": 9,
+        "messages": [{"role": "user", "content": "Hello"}]
+    }'
     too_hot=$(post chat/completions "$body" -w '\n%{http_code}')
     wrong_key=$(key=sk-wrong && post chat/completions "$body" -w '\n%{http_code}')
     check '
@@ -129,6 +137,7 @@ truncated() {
     reply=$(post chat/completions '{
         "model": "'"$model"'",
         "max_tokens": 5,
+        "temperature": 0,
         "messages": [{"role": "user", "content": "Tell me a long story."}]
     }')
     check '

@@ -15,6 +15,7 @@ async function chat() {
   const message = await client.messages.create({
     model,
     max_tokens: 60,
+    temperature: 0,
     system: "Be short.",
     messages: [user("What is a llama?")],
   });
@@ -27,7 +28,7 @@ async function chat() {
 async function stream() {
   const pieces = [];
   const final = await client.messages
-    .stream({ model, max_tokens: 40, messages: [user("Count to five.")] })
+    .stream({ model, max_tokens: 40, temperature: 0, messages: [user("Count to five.")] })
     .on("text", (piece) => pieces.push(piece))
     .finalMessage();
   assert(pieces.length > 1, "it did not come in pieces");
@@ -51,6 +52,7 @@ async function toolLoop(ask) {
     model,
     messages,
     max_tokens: 100,
+    temperature: 0,
     tools: offered,
     tool_choice: { type: "tool", name: "weather" },
   });
@@ -64,6 +66,7 @@ async function toolLoop(ask) {
     model,
     messages,
     max_tokens: 40,
+    temperature: 0,
     tools: offered,
     tool_choice: { type: "none" },
   });
@@ -76,6 +79,7 @@ async function structured() {
   const message = await client.messages.parse({
     model,
     max_tokens: 200,
+    temperature: 0,
     messages: [user("Anna is 31 years old. Who is she?")],
     output_config: { format: zodOutputFormat(Person) },
   });
@@ -87,18 +91,20 @@ async function structured() {
 async function error() {
   const body = { model, max_tokens: 40, messages: [user("Hello")] };
   const stranger = new Anthropic({ baseURL: gateway.url, apiKey: "sk-wrong" });
-  const wrongKey = await raised(Anthropic.AuthenticationError, () => stranger.messages.create(body));
+  const wrongKey = await raised(Anthropic.AuthenticationError, () =>
+    stranger.messages.create(body),
+  );
   assert.equal(wrongKey.type, "authentication_error");
   const tooHot = await raised(Anthropic.BadRequestError, () =>
     client.messages.create({ ...body, temperature: 9 }),
   );
   assert.equal(tooHot.type, "invalid_request_error");
   assert(tooHot.requestID);
-  return [wrongKey.message, tooHot.message];
+  return [wrongKey.apiMessage, tooHot.apiMessage];
 }
 
 async function truncated() {
-  const body = { model, max_tokens: 5, messages: [user("Tell me a long story.")] };
+  const body = { model, max_tokens: 5, temperature: 0, messages: [user("Tell me a long story.")] };
   const whole = await client.messages.create(body);
   const streamed = await client.messages.stream(body).finalMessage();
   const ends = [whole.stop_reason, streamed.stop_reason];

@@ -17,26 +17,32 @@ async function chat() {
     instructions: "Be short.",
     input,
     max_output_tokens: 60,
+    temperature: 0,
   });
   assert(first.output_text && ["completed", "incomplete"].includes(first.status), first);
   assert(first.usage.input_tokens > 0 && first.usage.output_tokens > 0, first.usage);
   // The gateway keeps no conversations: what was said goes along.
   input.push(...first.output, user("And an alpaca?"));
-  const second = await client.responses.create({ model, input, max_output_tokens: 40 });
+  const second = await client.responses.create({
+    model,
+    input,
+    max_output_tokens: 40,
+    temperature: 0,
+  });
   assert(second.output_text && second.usage.input_tokens > first.usage.input_tokens, second);
   return [first.output_text, second.output_text];
 }
 
 async function stream() {
-  const input = [user("Count to five.")];
-  const events = await client.responses.create({ model, input, max_output_tokens: 40, stream: true });
+  const body = { model, input: "Count to five.", max_output_tokens: 40, temperature: 0 };
   const types = new Set();
-  for await (const event of events) types.add(event.type);
+  for await (const event of await client.responses.create({ ...body, stream: true }))
+    types.add(event.type);
   assert(types.has("response.created") && types.has("response.output_text.done"), [...types]);
 
   const pieces = [];
   const helper = client.responses
-    .stream({ model, input, max_output_tokens: 40 })
+    .stream(body)
     .on("response.output_text.delta", (event) => pieces.push(event.delta));
   const final = await helper.finalResponse();
   assert(pieces.length > 1, "it did not come in pieces");
@@ -60,6 +66,7 @@ async function toolLoop(ask) {
     model,
     input,
     max_output_tokens: 100,
+    temperature: 0,
     tools: offered,
     tool_choice: { type: "function", name: "weather" },
   });
@@ -72,6 +79,7 @@ async function toolLoop(ask) {
     model,
     input,
     max_output_tokens: 40,
+    temperature: 0,
     tools: offered,
     tool_choice: "none",
   });
@@ -111,7 +119,8 @@ async function error() {
 }
 
 async function truncated() {
-  const body = { model, max_output_tokens: 5, input: "Tell me a long story." };
+  const input = "Tell me a long story.";
+  const body = { model, input, max_output_tokens: 5, temperature: 0 };
   const whole = await client.responses.create(body);
   const streamed = await client.responses.stream(body).finalResponse();
   for (const reply of [whole, streamed]) {

@@ -14,6 +14,7 @@ async function chat() {
   const reply = await client.chat.completions.create({
     model,
     max_tokens: 60,
+    temperature: 0,
     messages: [{ role: "system", content: "Be short." }, user("What is a llama?")],
   });
   const [choice] = reply.choices;
@@ -28,6 +29,7 @@ async function stream() {
   const chunks = await client.chat.completions.create({
     model,
     max_tokens: 40,
+    temperature: 0,
     messages: [user("Count to five.")],
     stream: true,
     stream_options: { include_usage: true },
@@ -60,6 +62,7 @@ async function toolLoop(ask) {
     model,
     messages,
     max_tokens: 100,
+    temperature: 0,
     tools: offered,
     tool_choice: { type: "function", function: { name: "weather" } },
   });
@@ -69,7 +72,14 @@ async function toolLoop(ask) {
   assert(["tool_calls", "stop"].includes(finish_reason), `finish_reason ${finish_reason}`);
   const result = weather(JSON.parse(call.function.arguments).city);
   messages.push(message, { role: "tool", tool_call_id: call.id, content: result });
-  const second = await ask({ model, messages, max_tokens: 40, tools: offered, tool_choice: "none" });
+  const second = await ask({
+    model,
+    messages,
+    max_tokens: 40,
+    temperature: 0,
+    tools: offered,
+    tool_choice: "none",
+  });
   const answer = second.choices[0].message;
   assert(answer.content && !answer.tool_calls?.length, answer);
   return [call.function.arguments, answer.content];
@@ -105,7 +115,7 @@ async function error() {
 }
 
 async function truncated() {
-  const body = { model, max_tokens: 5, messages: [user("Tell me a long story.")] };
+  const body = { model, max_tokens: 5, temperature: 0, messages: [user("Tell me a long story.")] };
   const whole = await client.chat.completions.create(body);
   const streamed = await client.chat.completions.stream(body).finalChatCompletion();
   const ends = [whole, streamed].map((reply) => reply.choices[0].finish_reason);
@@ -115,9 +125,9 @@ async function truncated() {
 
 async function broken(prompt) {
   const pieces = [];
+  const body = { model, messages: [user(prompt)], stream: true };
   const failure = await raised(OpenAI.APIError, async () => {
-    const messages = [user(prompt)];
-    for await (const chunk of await client.chat.completions.create({ model, messages, stream: true }))
+    for await (const chunk of await client.chat.completions.create(body))
       pieces.push(chunk.choices[0].delta.content ?? "");
   });
   assert(pieces.join("") && failure.code, failure);

@@ -36,6 +36,7 @@ function chat() {
       system: "Be short.",
       prompt: "What is a llama?",
       maxOutputTokens: 60,
+      temperature: 0,
     });
     assert(text && ["stop", "length"].includes(finishReason), finishReason);
     assert(usage.inputTokens > 0 && usage.outputTokens > 0, usage);
@@ -62,6 +63,7 @@ function stream() {
       model,
       prompt: "Count to five.",
       maxOutputTokens: 40,
+      temperature: 0,
     });
     assert.deepEqual(errors, []);
     assert(pieces.length > 1, "it did not come in pieces");
@@ -75,6 +77,7 @@ function tools() {
   const options = {
     prompt: "How is the weather in Paris?",
     maxOutputTokens: 100,
+    temperature: 0,
     tools: {
       weather: tool({
         description: "The weather in a city",
@@ -108,6 +111,7 @@ function structured() {
       prompt: "Anna is 31 years old. Who is she?",
       temperature: 0,
       maxOutputTokens: 200,
+      temperature: 0,
       output: Output.object({ schema: z.object({ name: z.string(), age: z.int() }) }),
     });
     assert(typeof output.name === "string" && Number.isInteger(output.age), output);
@@ -135,8 +139,10 @@ async function error() {
 
 function truncated() {
   return each(async (model) => {
-    const options = { model, prompt: "Tell me a long story.", maxOutputTokens: 5 };
-    const ends = [(await generateText(options)).finishReason, (await read(options)).end.finishReason];
+    const options = { model, prompt: "Tell me a long story.", maxOutputTokens: 5, temperature: 0 };
+    const whole = await generateText(options);
+    const { end } = await read(options);
+    const ends = [whole.finishReason, end.finishReason];
     assert.deepEqual(ends, ["length", "length"]);
     return ends;
   });
