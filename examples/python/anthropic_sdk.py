@@ -16,6 +16,9 @@ MODEL = os.environ.get("LLAMA_GATEWAY_MODEL", "smollm2-135m-instruct")
 
 client = anthropic.Anthropic(base_url=URL, api_key=KEY)
 
+# The SDK has no word for sampling any more; what llama-server knows goes into extra_body.
+GREEDY = {"extra_body": {"temperature": 0}}
+
 WEATHER = {
     "name": "get_weather",
     "description": "The weather in a city, now.",
@@ -49,7 +52,7 @@ def chat() -> str:
     messages = user("Name the capital of France.")
     counted = client.messages.count_tokens(model=MODEL, system="Be short.", messages=messages)
     reply = client.messages.create(
-        model=MODEL, max_tokens=100, system="Be short.", messages=messages
+        model=MODEL, max_tokens=100, system="Be short.", messages=messages, **GREEDY
     )
     assert reply.stop_reason == "end_turn"
     assert text_of(reply)
@@ -61,7 +64,7 @@ def chat() -> str:
 
 def stream() -> str:
     messages = user("Name the capital of France.")
-    with client.messages.stream(model=MODEL, max_tokens=100, messages=messages) as events:
+    with client.messages.stream(model=MODEL, max_tokens=100, messages=messages, **GREEDY) as events:
         pieces = list(events.text_stream)
         final = events.get_final_message()
     assert len(pieces) > 3
@@ -75,7 +78,7 @@ def tools() -> str:
     """The model calls a function, the program runs it, the model answers; then a call streamed."""
     messages = user("What is the weather in Paris?")
     must = {"type": "tool", "name": "get_weather"}
-    asked = {"model": MODEL, "max_tokens": 200, "tools": [WEATHER]}
+    asked = {"model": MODEL, "max_tokens": 200, "tools": [WEATHER], **GREEDY}
     first = client.messages.create(messages=messages, tool_choice=must, **asked)
     assert first.stop_reason == "tool_use"
     calls = [block for block in first.content if block.type == "tool_use"]
@@ -101,7 +104,7 @@ def tools() -> str:
 def structured() -> str:
     messages = user("What is the capital of France? Answer in JSON.")
     reply = client.messages.parse(
-        model=MODEL, max_tokens=200, messages=messages, output_format=Capital
+        model=MODEL, max_tokens=200, messages=messages, output_format=Capital, **GREEDY
     )
     assert isinstance(reply.parsed_output, Capital)
     return repr(reply.parsed_output)
@@ -125,7 +128,7 @@ def error() -> str:
 
 
 def truncated() -> str:
-    asked = {"model": MODEL, "max_tokens": 8, "messages": user("Tell me a long story.")}
+    asked = {"model": MODEL, "max_tokens": 8, "messages": user("Tell me a long story."), **GREEDY}
     reply = client.messages.create(**asked)
     assert reply.stop_reason == "max_tokens"
     with client.messages.stream(**asked) as events:

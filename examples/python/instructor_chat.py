@@ -75,7 +75,8 @@ def tools() -> str:
 
 
 def structured() -> str:
-    modes = [instructor.Mode.JSON_SCHEMA, instructor.Mode.TOOLS, instructor.Mode.JSON]
+    # Mode.JSON only asks for the schema in words; these two are enforced.
+    modes = [instructor.Mode.JSON_SCHEMA, instructor.Mode.TOOLS, instructor.Mode.TOOLS_STRICT]
     for mode in modes:
         create = client(mode).chat.completions.create
         found = create(messages=QUESTION, response_model=Capital, **ASKED)

@@ -42,17 +42,15 @@ class Capital(BaseModel):
     country: str
 
 
-def ask(text_or_messages: str | list, name: str = MODEL, key: str = KEY, **options: object):
+def ask(text: str | list, name: str = MODEL, key: str = KEY, **options: object):
     """One request; the prefix openai/ means any server that speaks like OpenAI's."""
-    messages = text_or_messages
-    if isinstance(messages, str):
-        messages = [{"role": "user", "content": messages}]
-    asked = {"api_base": f"{URL}/v1", "api_key": key, "messages": messages, **options}
-    return litellm.completion(f"openai/{name}", **asked)
+    messages = [{"role": "user", "content": text}] if isinstance(text, str) else text
+    asked = {"api_base": f"{URL}/v1", "api_key": key, "temperature": 0, **options}
+    return litellm.completion(f"openai/{name}", messages=messages, **asked)
 
 
 def chat() -> str:
-    reply = ask("Name the capital of France.", temperature=0)
+    reply = ask("Name the capital of France.")
     assert reply.choices[0].finish_reason == "stop"
     assert reply.usage.completion_tokens > 0
     assert reply.choices[0].message.content
@@ -60,7 +58,7 @@ def chat() -> str:
 
 
 def stream() -> str:
-    options = {"stream": True, "stream_options": {"include_usage": True}, "temperature": 0}
+    options = {"stream": True, "stream_options": {"include_usage": True}}
     chunks = list(ask("Name the capital of France.", **options))
     whole = litellm.stream_chunk_builder(chunks)
     assert len(chunks) > 3
@@ -88,7 +86,7 @@ def tools() -> str:
 
 def structured() -> str:
     question = "What is the capital of France? Answer in JSON."
-    reply = ask(question, response_format=Capital, temperature=0)
+    reply = ask(question, response_format=Capital)
     return repr(Capital.model_validate_json(reply.choices[0].message.content))
 
 

@@ -49,7 +49,9 @@ def chat() -> str:
     first = conversation.prompt("Name the capital of France.", key=KEY, stream=False, temperature=0)
     assert first.text()
     assert first.usage().output > 0
-    second = conversation.prompt("Say it again.", key=KEY, stream=False, max_tokens=50)
+    second = conversation.prompt(
+        "Say it again.", key=KEY, stream=False, max_tokens=50, temperature=0
+    )
     assert second.text()
     assert second.usage().input > first.usage().input
     return f"{first.text()} | {second.text()}"
@@ -75,7 +77,9 @@ def tools() -> str:
     ran = []
     # The library cannot force a call: whether one is made is up to the model.
     question = os.environ.get("LLAMA_GATEWAY_TOOLS_PROMPT", "What is the weather in Paris?")
-    chain = model.chain(question, tools=[get_weather], key=KEY, options={"max_tokens": 200})
+    chain = model.chain(
+        question, tools=[get_weather], key=KEY, options={"max_tokens": 200, "temperature": 0}
+    )
     text = chain.text()
     assert ran
     assert text
@@ -103,10 +107,11 @@ def error() -> str:
 
 
 def truncated() -> str:
-    whole = model.prompt("Tell me a story.", key=KEY, max_tokens=8, stream=False)
+    asked = {"key": KEY, "max_tokens": 8, "temperature": 0}
+    whole = model.prompt("Tell me a long story.", stream=False, **asked)
     assert whole.text()
     assert whole.response_json["choices"][0]["finish_reason"] == "length"
-    streamed = model.prompt("Tell me a story.", key=KEY, max_tokens=8)
+    streamed = model.prompt("Tell me a long story.", **asked)
     assert streamed.text()
     assert streamed.response_json["finish_reason"] == "length"
     return whole.text()

@@ -50,7 +50,7 @@ def chat() -> str:
     assert first.usage.total_tokens == first.usage.input_tokens + first.usage.output_tokens
     again = {"role": "user", "content": "Say it once more."}
     second = client.responses.create(
-        model=MODEL, input=[question, *first.output, again], max_output_tokens=100
+        model=MODEL, input=[question, *first.output, again], max_output_tokens=100, temperature=0
     )
     assert second.output_text
     assert second.usage.input_tokens > first.usage.input_tokens
@@ -80,7 +80,7 @@ def tools() -> str:
     """The model calls a function, the program runs it, the model answers; then a call streamed."""
     turns = [{"role": "user", "content": "What is the weather in Paris?"}]
     must = {"type": "function", "name": "get_weather"}
-    asked = {"model": MODEL, "tools": [WEATHER], "max_output_tokens": 200}
+    asked = {"model": MODEL, "tools": [WEATHER], "max_output_tokens": 200, "temperature": 0}
     first = client.responses.create(input=turns, tool_choice=must, **asked)
     turns += first.output
     calls = [item for item in first.output if item.type == "function_call"]
@@ -124,7 +124,12 @@ def error() -> str:
 
 
 def truncated() -> str:
-    asked = {"model": MODEL, "input": "Tell me a long story.", "max_output_tokens": 8}
+    asked = {
+        "model": MODEL,
+        "input": "Tell me a long story.",
+        "max_output_tokens": 8,
+        "temperature": 0,
+    }
     reply = client.responses.create(**asked)
     assert reply.status == "incomplete"
     assert reply.incomplete_details.reason == "max_output_tokens"

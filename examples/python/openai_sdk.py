@@ -71,20 +71,23 @@ def stream() -> str:
 
 def tools() -> str:
     """The model calls a function, the program runs it, the model answers with what it gave."""
+    asked = {"model": MODEL, "tools": [WEATHER], "max_tokens": 200, "temperature": 0}
     create = client.chat.completions.create
     messages = user("What is the weather in Paris?")
     must = {"type": "function", "function": {"name": "get_weather"}}
-    first = create(
-        model=MODEL, messages=messages, tools=[WEATHER], tool_choice=must, max_tokens=200
-    ).choices[0]
+    first = create(messages=messages, tool_choice=must, **asked).choices[0]
     assert first.finish_reason in ("tool_calls", "stop")  # OpenAI says "stop" of a forced call
     messages.append(first.message)
     for call in first.message.tool_calls:
         assert call.function.name == "get_weather"
         result = get_weather(**json.loads(call.function.arguments))
         messages.append({"role": "tool", "tool_call_id": call.id, "content": result})
-    last = create(model=MODEL, messages=messages, tools=[WEATHER], max_tokens=100)
+    last = create(messages=messages, **asked)
     assert last.choices[0].message.content
+    streamed = create(messages=messages[:1], tool_choice=must, stream=True, **asked)
+    pieces = [piece for chunk in streamed for piece in chunk.choices[0].delta.tool_calls or []]
+    assert pieces[0].function.name == "get_weather"
+    json.loads("".join(piece.function.arguments or "" for piece in pieces if piece.index == 0))
     return f"{call.function.arguments} -> {last.choices[0].message.content}"
 
 
@@ -115,9 +118,9 @@ def error() -> str:
 def truncated() -> str:
     messages = user("Tell me a long story.")
     create = client.chat.completions.create
-    reply = create(model=MODEL, messages=messages, max_tokens=8)
+    reply = create(model=MODEL, messages=messages, max_tokens=8, temperature=0)
     assert reply.choices[0].finish_reason == "length"
-    chunks = list(create(model=MODEL, messages=messages, max_tokens=8, stream=True))
+    chunks = list(create(model=MODEL, messages=messages, max_tokens=8, temperature=0, stream=True))
     assert chunks[-1].choices[0].finish_reason == "length"
     return reply.choices[0].message.content
 

@@ -96,7 +96,7 @@ def error() -> str:
 
 
 def truncated() -> str:
-    settings = {"max_tokens": 8}
+    settings = {"max_tokens": 8, "temperature": 0}
     result = agent().run_sync("Tell me a long story.", model_settings=settings)
     assert result.response.finish_reason == "length"
     streamed = agent().run_stream_sync("Tell me a long story.", model_settings=settings)
