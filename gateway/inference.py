@@ -105,7 +105,7 @@ class Inference:
                         self.spending.show(call)
                     # The wait and the answer may be long, and this function lives as long as they.
                     fields = {}
-                    claim.keep(len(made.body))
+                    claim.keep(len(made.body) + len(made.echo))
                     return made
 
                 response = await self.relay.serve(call, dialect, plan, streamed=streamed)
