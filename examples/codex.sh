@@ -14,6 +14,8 @@ export LLAMA_GATEWAY_KEY="${LLAMA_GATEWAY_KEY:-}"
 url=${LLAMA_GATEWAY_URL:-http://localhost:8000} # without /v1
 model=${LLAMA_GATEWAY_MODEL:-smollm2-135m-instruct}
 
+command -v codex >/dev/null || { echo "codex not found: npm install -g @openai/codex" >&2 && exit 1; }
+
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 export CODEX_HOME="$folder/home"
@@ -65,6 +67,20 @@ chat() {
     echo "chat: ok, $(tr '\n' ' ' <"$folder/last")"
 }
 
+# Two turns: the model has Codex run a command, and answers with what that printed.
+tools() {
+    codex_exec "${LLAMA_GATEWAY_TOOL_PROMPT:-Run the command pwd and say what it prints.}" --json ||
+        fail "codex failed"
+    python3 -c 'import json, sys
+lines = [json.loads(line) for line in open(sys.argv[1]) if line.startswith("{")]
+items = [line["item"] for line in lines if line["type"] == "item.completed"]
+ran = [item for item in items if item["type"] == "command_execution"]
+assert ran and ran[0]["exit_code"] is not None, items
+assert items[-1]["type"] == "agent_message" and items[-1]["text"], items[-1]
+print("tools: ok,", json.dumps([ran[0]["command"], ran[0]["aggregated_output"], items[-1]["text"]]))' \
+        "$folder/log" || fail "the command was not run, or nothing said of it"
+}
+
 structured() {
     cat >"$folder/schema.json" <<'END'
 {
@@ -88,6 +104,17 @@ error() {
     echo "error: ok, $(grep "Incorrect API key provided" "$folder/log" | tail -1)"
 }
 
+# An answer that was cut off is a failed turn. Codex sets no limit, so a prompt has to reach one.
+truncated() {
+    if [ -z "${LLAMA_GATEWAY_ENDLESS_PROMPT:-}" ]; then
+        echo "truncated: skipped, LLAMA_GATEWAY_ENDLESS_PROMPT is not set"
+        return
+    fi
+    if codex_exec "$LLAMA_GATEWAY_ENDLESS_PROMPT"; then fail "a cut answer looked complete"; fi
+    grep -q "^ERROR: .*max_output_tokens" "$folder/log" || fail "codex does not say that it was cut"
+    echo "truncated: ok, $(grep "^ERROR: " "$folder/log" | tail -1)"
+}
+
 # A stream that breaks is a failed turn, and Codex shows the gateway's reason.
 broken() {
     if [ -z "${LLAMA_GATEWAY_BROKEN_PROMPT:-}" ]; then
@@ -96,13 +123,14 @@ broken() {
     fi
     if codex_exec "$LLAMA_GATEWAY_BROKEN_PROMPT"; then fail "a broken stream looked complete"; fi
     [ ! -s "$folder/last" ] || fail "a broken stream left an answer"
-    echo "broken: ok, $(grep -i "^error" "$folder/log" | tail -1)"
+    grep -q "^ERROR: " "$folder/log" || fail "codex does not say what happened"
+    echo "broken: ok, $(grep "^ERROR: " "$folder/log" | tail -1)"
 }
 
-[ $# -gt 0 ] || set -- chat structured error broken
+[ $# -gt 0 ] || set -- chat tools structured error truncated broken
 for feature; do
     case $feature in
-    chat | structured | error | broken) "$feature" ;;
+    chat | tools | structured | error | truncated | broken) "$feature" ;;
     *) echo "no feature $feature" >&2 && exit 1 ;;
     esac
 done

@@ -153,14 +153,14 @@ CLIENTS: Final[Sequence[Client]] = (
         "examples/codex.sh",
         runner="/bin/sh",
         pinned=("examples/node/package.json", "@openai/codex"),
-        reasons={
-            "stream": "it always streams, so its chat is one",
-            "tools": "which of its tools are called, and when, takes a model that is made for it",
-            "truncated": "it sets no limit for an answer",
-        },
+        reasons={"stream": "it always streams, so its chat is one"},
         # Its tools alone are more than a slot of the demo model holds.
         on_mock=frozenset(FEATURES),
-        env={"PATH": f"{NODE_PATH}:{os.environ['PATH']}"},
+        env={
+            "PATH": f"{NODE_PATH}:{os.environ['PATH']}",
+            "LLAMA_GATEWAY_TOOL_PROMPT": 'mock: tool_calls=1 tool_args={"cmd":"pwd"}',
+            "LLAMA_GATEWAY_ENDLESS_PROMPT": "mock: tokens=9 finish=length",
+        },
     ),
     Client("curl", "examples/curl.sh", runner="/bin/sh"),
 )
