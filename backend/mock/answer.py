@@ -177,7 +177,7 @@ class _Writer:
         if schema is None:
             return None
         made = example(schema)
-        if self._body.get("tools"):
+        if "json_schema" in self._body:  # no client can send that one: it is a call
             made = self._scripted(made)
         return _chunks(orjson.dumps(made).decode())
 

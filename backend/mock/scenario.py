@@ -33,7 +33,7 @@ a request scripts its own answer by a line in its last user message or prompt:
   linger_ms=F       keep the slot so much longer after the client has left
   split=N           send the body in pieces of N bytes
   ping              send an SSE comment before the first token
-  say=TEXT          the answer; takes the rest of the line
+  say=TEXT          the answer, whatever schema it should fit; takes the rest of the line
 """
 
 
