@@ -234,7 +234,7 @@ def test_what_is_no_call_is_an_error_and_never_a_call(mock_service):
     """The mock writes what no grammar would let through."""
     headers = {"Authorization": f"Bearer {mock_service.key}"}
     with httpx.Client(base_url=mock_service.url, headers=headers, timeout=60) as client:
-        for said in ("It is sunny.", '{"name":"now","arguments":{"a":', '{"name":"now"}'):
+        for said in ("It is sunny.", '{"name": "now", "arguments": {"a":', '{"name": "now"}'):
             messages = [{"role": "user", "content": f"mock: delay_ms=50 say={said}"}]
             body = {**ASKED, "messages": messages, "tool_choice": "required"}
             reply = client.post(CHAT, json=body)
