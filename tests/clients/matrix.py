@@ -66,7 +66,7 @@ QUIET: Final[Mapping[str, str]] = {
 
 CLIENT_PYTHON: Final = ".venvs/clients/bin/python"
 NODE: Final = ".venvs/clients/bin/node"
-NODE_PATH: Final = f"{ROOT}/.venvs/clients/bin:{ROOT}/.venvs/node/node_modules/.bin"
+NODE_PATH: Final = f"{ROOT}/.venvs/clients/bin:{ROOT}/examples/node/node_modules/.bin"
 """Where a shell finds Node and the commands that npm installed."""
 
 

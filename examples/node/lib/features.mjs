@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 
 export const gateway = {
   url: process.env.LLAMA_GATEWAY_URL ?? "http://localhost:8000", // without /v1
-  key: process.env.LLAMA_GATEWAY_KEY ?? "",
+  key: process.env.LLAMA_GATEWAY_KEY || "none",
   model: process.env.LLAMA_GATEWAY_MODEL ?? "smollm2-135m-instruct",
 };
 
