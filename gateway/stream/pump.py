@@ -57,6 +57,7 @@ class Pump:
         """Seconds from the beginning to the first event; None before it came."""
         self._held = False
         self._unreadable = False  # an event that came made no sense
+        self._whole = False  # the answer ended before anybody took it
         self._loop = loop
         self._time = loop.time
         self._on_lost = on_lost
@@ -74,6 +75,8 @@ class Pump:
         kept, self.kept = self.kept, []
         for events in kept:
             self._pass_on(events)
+        if self._whole:
+            self._end(None)
 
     def hold(self, held: bool) -> None:
         """Nobody listens to the engine for a while, or somebody does again."""
@@ -158,7 +161,9 @@ class Pump:
 
     def _end(self, error: ApiError | None) -> None:
         self.stop()
-        if not self.over.done():
+        if error is None and self.kept:  # whether it can be read shows when it is taken
+            self._whole = True
+        elif not self.over.done():
             self.over.set_result(error)
         if not self.begun.done():
             self.begun.set_result(None)

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
-ENDINGS = {
+ENDINGS: dict[str | None, str] = {
     **{"stop": "complete", "tool_calls": "complete", "length": "length", None: "open"},
     **{"completed": "complete", "incomplete": "length"},
     **{"end_turn": "complete", "tool_use": "complete", "max_tokens": "length"},

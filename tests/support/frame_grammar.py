@@ -130,7 +130,7 @@ class _TextChoice:
     def take(self, choice: dict[str, Any]) -> None:
         text = choice.get("text")
         need(isinstance(text, str), "a completion without text", choice)
-        self.text += text
+        self.text += str(text)
 
 
 class _ChatChoice(_TextChoice):
@@ -222,7 +222,7 @@ def _chat_usage(usage: dict[str, Any]) -> tuple[int, int, int]:
 def told_by_chat(body: bytes) -> Told:
     """The same from a reply in one piece."""
     reply = _object(body.decode())
-    choices = {}
+    choices: dict[int, _TextChoice] = {}
     for choice in reply["choices"]:
         message = choice["message"]
         one = choices[choice["index"]] = _ChatChoice()
@@ -235,7 +235,7 @@ def told_by_chat(body: bytes) -> Told:
 
 def told_by_completion(body: bytes) -> Told:
     reply = _object(body.decode())
-    choices = {}
+    choices: dict[int, _TextChoice] = {}
     for choice in reply["choices"]:
         one = choices[choice["index"]] = _TextChoice()
         one.take(choice)

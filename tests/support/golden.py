@@ -12,8 +12,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from gateway.dialects import DIALECTS
 from tests.support.frame_grammar import Told, check_chat, check_completions
-from tests.support.retold import DIALECTS, TOLD, stream
+from tests.support.retold import TOLD, stream
 
 __all__ = ["CHAT_CASES", "GOLDEN", "TEXT_CASES", "cases", "golden_file", "made", "said"]
 

@@ -124,11 +124,14 @@ async def pumped(
     """
     events = EventStream(choices=call.choices, prompts=call.prompts)
     pump = Pump(events, on_lost=lambda: None)
+    broke = BackendError("the connection broke")
     if not late:
         pump.release_to(listener(events))
     for chunk in chunks:
         pump.data(chunk)
     if late:
+        pump.lost(broke)
         pump.release_to(listener(events))
-    pump.lost(BackendError("the connection broke"))  # whatever comes behind the end
+    if not late:
+        pump.lost(broke)  # whatever comes behind the end
     return await pump.over
