@@ -233,17 +233,18 @@ def test_demo_model_calls_a_tool_by_name(serve, llama_server):
 def test_what_is_no_call_is_an_error_and_never_a_call(mock_service):
     """The mock writes what no grammar would let through."""
     headers = {"Authorization": f"Bearer {mock_service.key}"}
-    with httpx.Client(base_url=mock_service.url, headers=headers, timeout=60) as client:
-        for said in ("It is sunny.", '{"name": "now", "arguments": {"a":', '{"name": "now"}'):
-            messages = [{"role": "user", "content": f"mock: delay_ms=50 say={said}"}]
-            body = {**ASKED, "messages": messages, "tool_choice": "required"}
-            reply = client.post(CHAT, json=body)
-            assert reply.status_code == 502
-            assert reply.json()["error"]["code"] == "engine_error"
-            stream = client.post(CHAT, json={**body, "stream": True}).text
-            assert "[DONE]" not in stream
-            assert '"finish_reason":"' not in stream
-            assert "engine_error" in stream
+    for said in ("It is sunny.", '{"name": "now", "arguments": {"a":', '{"name": "now"}'):
+        messages = [{"role": "user", "content": f"mock: delay_ms=50 say={said}"}]
+        body = {**ASKED, "messages": messages, "tool_choice": "required"}
+        # Each on a connection of its own: that of a broken stream is closed behind it.
+        reply = httpx.post(mock_service.url + CHAT, json=body, headers=headers)
+        assert reply.status_code == 502
+        assert reply.json()["error"]["code"] == "engine_error"
+        body["stream"] = True
+        stream = httpx.post(mock_service.url + CHAT, json=body, headers=headers).text
+        assert "[DONE]" not in stream
+        assert '"finish_reason":"' not in stream
+        assert "engine_error" in stream
 
 
 def test_the_mock_writes_the_calls_of_its_script(mock_service):
