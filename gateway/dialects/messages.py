@@ -90,6 +90,8 @@ MESSAGES = Table(
 _LIMITS = ("max_tokens", "max_completion_tokens", "n_predict")
 _AS_IN_CHAT = ("model", "stream", "chat_template_kwargs", *_LIMITS)
 _CHOICES = {"auto": "auto", "any": "required", "none": "none"}
+_VERBOSE_BYTES = 256 * 1024
+"""The verbose event repeats the prompt: of a longer one it would grow past what is held back."""
 _EFFORTS = {"max": "xhigh"}  # the rest are chat's own words
 
 
@@ -104,15 +106,15 @@ def build(body: dict[str, Any], facts: ModelFacts, policy: FieldPolicy) -> Engin
         ApiError: 400 or 404, with the exact field.
     """
     asked, sifted, places = _as_chat(body, facts, policy)
-    stops = asked.get("stop")
-    if stops:
-        # Only so does the engine say in its last event which of them ended the answer.
-        asked["verbose"] = True
-        policy = replace(policy, allow=policy.allow | {"verbose"})
     with places.naming():
         call = chat.build(asked, facts, policy)
-    echo = orjson.dumps(stops) if stops else b""
-    return replace(call, ignored=_ignored(sifted, call, places), echo=echo)
+    call = replace(call, ignored=_ignored(sifted, call, places))
+    stops = asked.get("stop")
+    if not stops or len(call.body) > _VERBOSE_BYTES:
+        return call
+    # Only so does the engine say in its last event which of them ended the answer.
+    verbose = call.body[:-1] + b',"verbose":true}'
+    return replace(call, body=verbose, echo=orjson.dumps(stops))
 
 
 def build_count(body: dict[str, Any], facts: ModelFacts, policy: FieldPolicy) -> EngineCall:
@@ -432,8 +434,9 @@ images in a result follow behind it |
 - `temperature` goes from 0 to 2, as on the other routes.
 - Server tools (`web_search_...`, `bash_...`: a `type` and no `input_schema`) are dropped and named:
   nothing runs them here.
+- A last message of the assistant is gone on with; the reply has only what is new.
 - An answer that hit its token limit has `stop_reason` `max_tokens`, one that met a stop sequence
-  `stop_sequence`.
+  `stop_sequence` (`end_turn` if the request was larger than 256 KiB).
 - The model's thoughts come as `thinking` blocks with an empty signature.
 """
 

@@ -276,6 +276,12 @@ def test_fields_are_told_in_chat_s_terms(body: dict[str, Any], fields: dict[str,
     assert call.ignored == ()
 
 
+def test_which_stop_sequence_it_was_is_not_asked_behind_a_long_prompt() -> None:
+    made = sent(messages=[user("x" * 300_000)], stop_sequences=["a"])
+    assert made["stop"] == ["a"]
+    assert "verbose" not in made
+
+
 DROPPED = [
     *("metadata", "service_tier", "cache_control", "container"),
     *("context_management", "inference_geo", "diagnostics", "speed"),

@@ -182,7 +182,7 @@ def test_an_answer_that_breaks_off_never_looks_complete(mock: Client, words: str
 
 
 def test_senseless_arguments_are_a_failure(mock: Client) -> None:
-    words = "mock: reasoning=5 delay_ms=20 tool_calls=1 tool_args=[1]"
+    words = "mock: tool_calls=1 tool_args=[1]"
     assert mock.stream(words, tools=[TOOL]).ending == "failed"
     reply = mock.ask(words, tools=[TOOL])
     assert reply.status_code == 502
