@@ -23,6 +23,7 @@ UNLIMITED = 1_000_000
 MAX_INTEGER = 10**15
 """Bounds of integers; the engine's grammars hold 16 digits."""
 
+_OUTER = {"minimum": -1, "exclusiveMinimum": -1, "maximum": 1, "exclusiveMaximum": 1}
 _COUNTS = ("minLength", "maxLength", "minItems", "maxItems")
 _KEYWORDS = {
     *("$ref", "oneOf", "anyOf", "allOf", "type", "enum", "properties", "required"),
@@ -63,6 +64,10 @@ def tidy(node: dict[str, Any]) -> None:
         if count is not None:
             # beyond 32 bits the engine would read another number
             node[key] = min(count, UNLIMITED) if key.startswith("max") else count
+    for key, side in _OUTER.items():
+        if type(node.get(key)) in (int, float) and node[key] * side >= MAX_INTEGER:
+            # zod writes the safe integers of JavaScript: no limit, the engine's digits end before
+            del node[key]
 
 
 def _only(node: dict[str, Any], keyword: str) -> bool:

@@ -60,6 +60,14 @@ TREE = {
 }
 
 
+def test_safe_integers_of_zod_are_no_limit():
+    # beyond the digits of the engine's own integers on both sides
+    schema = {"type": "integer", "minimum": -9007199254740991, "maximum": 9007199254740991}
+    assert check_schema(schema, "s") == {"type": "integer"}
+    outer = {"type": "integer", "exclusiveMinimum": -1e15, "exclusiveMaximum": 9}
+    assert check_schema(outer, "s") == {"type": "integer", "exclusiveMaximum": 9}
+
+
 @pytest.mark.parametrize(
     "schema",
     [
