@@ -440,6 +440,8 @@ images in a result follow behind it |
 - The model's thoughts come as `thinking` blocks with an empty signature.
 """
 
+_PLACES = Places({"response_format": "output_config.format"})
+
 MESSAGES_DIALECT = Dialect(
     "messages",
     _PATH,
@@ -449,6 +451,7 @@ MESSAGES_DIALECT = Dialect(
     translator=_translator,
     error_body=error_body,
     error_frame=error_frame,
+    places=_PLACES,
     doc=_DOC,
 )
 
@@ -464,6 +467,7 @@ MESSAGES_COUNT_DIALECT = Dialect(
     build_count,
     error_body=error_body,
     error_frame=error_frame,
+    places=_PLACES,
     counts=True,
     doc=_COUNT_DOC,
 )
