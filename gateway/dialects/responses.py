@@ -47,7 +47,7 @@ from gateway.request.fields.rows import (
     translated,
 )
 from gateway.request.items import STATELESS, items_as_messages
-from gateway.stream.continuation import MARK
+from gateway.stream.events import MARK
 
 __all__ = ["RESPONSES", "RESPONSES_COUNT_DIALECT", "RESPONSES_DIALECT", "ResponsesTranslator"]
 

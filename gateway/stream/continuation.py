@@ -37,13 +37,10 @@ from typing import Any
 import orjson
 
 from gateway.dialects.base import EngineCall
-from gateway.stream.events import DONE, EventSplitter
+from gateway.stream.events import DONE, MARK, EventSplitter
 from gateway.stream.sse import EVENT_LIMIT_BYTES, EventStream, Outcome
 
 __all__ = ["MARK", "TEXT_LIMIT_CHARS", "Continuation", "continuable"]
-
-MARK = "x_continued"
-"""Name of the field that marks the final event of a continued stream."""
 
 TEXT_LIMIT_CHARS = 1 << 20
 """An answer that has grown longer is not continued any more."""

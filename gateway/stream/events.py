@@ -6,10 +6,13 @@ chat and completions passes by untouched, see `gateway.stream.sse`.
 
 from __future__ import annotations
 
-__all__ = ["DONE", "EventSplitter"]
+__all__ = ["DONE", "MARK", "EventSplitter"]
 
 DONE = b"[DONE]"
 """Payload of the event that ends a stream of chat or completions."""
+
+MARK = "x_continued"
+"""Name of the field that marks the final event of a continued stream."""
 
 
 class EventSplitter:
