@@ -7,7 +7,8 @@ Rules:
   framing; only those for a reader that lags are kept by its `Outlet`;
 - a heartbeat is an SSE comment, never a nameless event: those crash SDKs. None is sent between two
   pieces of an event;
-- a stream that failed closes its connection; one that is to end while its end waits for a slow
+- a stream that failed ends where its framing says, so its connection lives on: closing it without
+  a word would hit the client's next request. One that is to end while its end waits for a slow
   reader is cut, for nothing can follow an end;
 - a reply that was abandoned before the commit stays silent: somebody else answers the request.
 """
@@ -116,8 +117,7 @@ class StreamReply:
         return response
 
     async def fail(self, frame: bytes) -> StreamResponse:
-        """End the reply with an error frame and close the connection."""
+        """End the reply with an error frame."""
         assert self._response is not None, "before the commit a failure is a status"
         self.write(b"\n\n" + frame if self.mid_event else frame)
-        self._response.force_close()
         return await self.finish()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
 import json
 import os
 import select
@@ -303,3 +304,29 @@ def test_thousand_clients_leave_nothing_behind(serve: Serve) -> None:
     assert service.stop() == 0
     before, trace, after = service.output.partition("Traceback")
     assert not trace, before[-300:] + trace + after[:6000]
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        (CHAT, {"messages": [{"role": "user", "content": "mock: tokens=9 error_after=3"}]}),
+        ("/v1/completions", {"prompt": "mock: tokens=9 error_after=3"}),
+        ("/v1/responses", {"input": "mock: tokens=9 error_after=3"}),
+        ("/v1/messages", {"messages": [{"role": "user", "content": "mock: error_after=3"}]}),
+    ],
+)
+def test_connection_of_a_stream_that_failed_serves_the_next_request(
+    mock_service: ServiceProcess, path: str, body: dict[str, Any]
+) -> None:
+    """Clients pool connections; one that is closed without a word fails the next request."""
+    connection = http.client.HTTPConnection("127.0.0.1", mock_service.port, timeout=30)
+    connection.connect()
+    connection.auto_open = 0  # a connection that was lost is an error
+    headers = {"Authorization": f"Bearer {mock_service.key}", "Content-Type": "application/json"}
+    for _ in range(5):
+        connection.request("POST", path, json.dumps({**body, "stream": True}), headers)
+        reply = connection.getresponse()
+        assert reply.status == 200
+        assert b'"error"' in reply.read()
+        assert not reply.will_close
+    connection.close()
