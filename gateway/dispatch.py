@@ -18,6 +18,7 @@ from backend import BackendError, ConnectFailed, EngineClient, EngineTimeout, Ex
 from gateway.accounting import note_wait
 from gateway.call import Call
 from gateway.dialects import EngineCall
+from gateway.dialects.places import Places
 from gateway.engine.failures import from_backend, from_reply
 from gateway.errors import ApiError
 from gateway.queue.admission import Admission, Lease, Wish
@@ -29,6 +30,8 @@ _log = logging.getLogger(__name__)
 
 _ERROR_LIMIT_BYTES = 1 << 20
 _ERROR_TIMEOUT_S = 10.0
+_FORCED = Places({"response_format": "tools"})
+"""The shape of a call that must come is made of the tools; the client asked for none."""
 
 
 class EngineDoor(Protocol):
@@ -201,6 +204,8 @@ class Dispatch:
         if exchange.status == 200:
             return exchange
         error = await _refusal(exchange)
+        if plan.forced_calls:
+            error = _FORCED.told(error)
         _note_started(call, 0)
         lease.abandoned = False
         raise error
