@@ -17,6 +17,8 @@ as JSON text, which is a tenth of what they take as Python objects.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import orjson
@@ -27,6 +29,20 @@ from gateway.stream.usage import Tally
 __all__ = ["ChatAssembler", "CompletionAssembler", "IncompleteReplyError"]
 
 _HEAD = ("created", "model", "system_fingerprint")
+
+
+@contextmanager
+def _shape_expected() -> Iterator[None]:
+    """
+    Inside, events are taken for what they should be.
+
+    Raises:
+        ValueError: They are not.
+    """
+    try:
+        yield
+    except (AttributeError, LookupError, TypeError) as exc:
+        raise ValueError("an event has another shape than it should") from exc
 
 
 class IncompleteReplyError(ValueError):
@@ -69,11 +85,12 @@ class _Assembler(Generic[C]):
         Take whole events, as `EventStream` passes them on (a very large one: in pieces).
 
         Raises:
-            ValueError: An event is not JSON.
+            ValueError: An event is not JSON, or has another shape than it should.
         """
-        for payload in self._events.feed(events):
-            if payload != DONE:
-                self._add(orjson.loads(payload))
+        with _shape_expected():
+            for payload in self._events.feed(events):
+                if payload != DONE:
+                    self._add(orjson.loads(payload))
 
     def result(self) -> bytes:
         """
@@ -81,7 +98,12 @@ class _Assembler(Generic[C]):
 
         Raises:
             IncompleteReplyError: No choice began, or one that began did not end.
+            ValueError: An event had another shape than it should.
         """
+        with _shape_expected():
+            return self._reply()
+
+    def _reply(self) -> bytes:
         ended = [choice.finish_reason is not None for choice in self._choices.values()]
         if not ended or not all(ended):
             raise IncompleteReplyError(f"{sum(ended)} of {len(ended)} choices ended")

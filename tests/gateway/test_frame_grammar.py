@@ -336,6 +336,18 @@ def test_senseless_events_end_in_an_error_or_are_left_out(
     agree(run, path, chunks, None, late=late, forced=forced)
 
 
+@FUZZ
+@given(data=st.data(), late=st.booleans(), forced=st.booleans())
+@pytest.mark.parametrize("path", PATHS)
+def test_senseless_events_never_break_what_reads_them(
+    run: Callable[[Any], Any], path: str, data: st.DataObject, late: bool, forced: bool
+) -> None:
+    chunks = data.draw(cut(data.draw(wild())))
+    forced = forced and path in CHAT
+    run(stream(path, chunks, forced=forced, late=late))  # nothing but ValueError was raised
+    run(whole(path, chunks, forced=forced))
+
+
 def agree(
     run: Callable[[Any], Any],
     path: str,
