@@ -45,7 +45,10 @@ MAX_PATH_CHARS = 160
 _TYPES = {"null", "boolean", "number", "integer", "string", "array", "object"}
 DOC = f"""\
 A schema becomes a grammar, so the answer cannot leave it; `strict` makes no difference. An answer
-that hits its token limit is cut in the middle of its JSON, and says so in its finish reason.
+that hits its token limit is cut in the middle of its JSON, and says so in its finish reason. With
+tools beside it the schema wins: no tool is called, unless `tool_choice` says that one must be. The
+engine has no grammar for an answer in the templates of Kimi K2 and K3, Ling 3, GigaChat 3 and
+Functionary 3.2: there a schema is a wish.
 
 One schema has at most {MAX_BYTES >> 10} KiB, {MAX_DEPTH} levels, {MAX_PROPERTIES} properties in
 all, and {MAX_ALTERNATIVES} enum values and members of `anyOf` and its like; property names have at
