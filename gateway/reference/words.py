@@ -112,11 +112,11 @@ Query strings are ignored, but an API key in one is refused.
 | `X-API-Key`, `api-key`, `Authorization: Bearer` | the key, looked for in this order |
 | `{MAX_QUEUE_HEADER}` | the longest wait for a turn, in seconds; beyond, 429 or 503 |
 | `{CONTINUE_HEADER}` | `true`: a plain stream of chat, Responses or Messages [goes \
-on](server-behavior.md#continued-streams) when the engine dies; `false` switches off what the key
+on](server-behavior.md#continued-streams) when the engine dies; `false` switches off what the key \
 has |
 | `X-Request-Id` | comes back, if it is 1 to 64 of `A-Z a-z 0-9 . _ -` |
 | `x-stainless-read-timeout`, `x-stainless-timeout` | sent by SDKs of themselves: how long they \
-wait for the next byte. A reply in one piece is refused in time, a stream gets comments often
+wait for the next byte. A reply in one piece is refused in time, a stream gets comments often \
 enough |
 | `x-stainless-retry-count` | counted |
 | `anthropic-version`, `anthropic-beta`, `OpenAI-Organization`, any other | ignored; no header of \
