@@ -69,7 +69,8 @@ class Narration:
 
     def last_word(self, error: ApiError) -> bytes:
         """What ends the stream after *error*."""
-        error = self._dialect.places.told(error)
+        if self._plan is not None:  # before that, only the dialect could find something wrong
+            error = self._dialect.places.told(error)
         if self._translator is None:
             return self._dialect.error_frame(error, self._head)
         return self._translator.fail(error)

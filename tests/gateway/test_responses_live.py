@@ -179,6 +179,16 @@ def post(service: ServiceProcess, body: Any, path: str = "/v1/responses") -> htt
     return httpx.post(f"{service.url}{path}", json=body, headers=headers, timeout=30)
 
 
+@pytest.mark.parametrize("path", ["/v1/responses", "/v1/responses/input_tokens"])
+@pytest.mark.parametrize("name", ["messages", "response_format"])
+def test_a_field_of_chat_is_refused_under_its_own_name(
+    mock: ServiceProcess, path: str, name: str
+) -> None:
+    told = post(mock, {"input": "hi", name: []}, path).json()["error"]
+    assert told["param"] == name
+    assert told["message"] == f"'{name}' is not supported here."
+
+
 @pytest.mark.parametrize(
     ("asked", "error", "param"),
     [
