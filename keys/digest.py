@@ -18,7 +18,6 @@ Randomness is passed in, so that nothing here depends on more than its arguments
 from __future__ import annotations
 
 import hashlib
-import hmac
 import re
 import zlib
 
@@ -32,7 +31,6 @@ __all__ = [
     "TOKEN_PATTERN",
     "Digester",
     "checksum_holds",
-    "digests_equal",
     "id_problem",
     "make_key",
 ]
@@ -94,11 +92,6 @@ class Digester:
         outer = self._outer.copy()
         outer.update(inner.digest())
         return outer.digest()
-
-
-def digests_equal(one: bytes, other: bytes) -> bool:
-    """Compare two digests in a time that does not depend on where they differ."""
-    return hmac.compare_digest(one, other)
 
 
 def id_problem(key_id: str) -> str | None:
