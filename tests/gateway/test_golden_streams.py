@@ -1,7 +1,7 @@
 """Each dialect still tells an answer in the very frames it was told in when somebody last looked.
 
 The frames are in ``tests/data/golden``; `tests.record_golden` writes them anew. That clients
-understand them is shown by `tests.clients.test_golden_streams`.
+understand them is shown by `tests.clients.test_golden_readers`.
 """
 
 from __future__ import annotations
