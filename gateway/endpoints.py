@@ -14,6 +14,7 @@ from aiohttp.web_response import Response, StreamResponse
 from backend import Gpu, read_gpus
 from gateway.call import Call
 from gateway.clocks import Clocks
+from gateway.dialects.common import unknown_model
 from gateway.errors import ApiError
 from gateway.front.proxies import is_loopback
 from gateway.limits.ledger import Ledger
@@ -90,7 +91,7 @@ class Endpoints:
         path = call.request.raw_path.partition("?")[0]
         name = unquote(path.removeprefix(MODELS_PREFIX))
         if name not in self._models():
-            raise ApiError("model_not_found")
+            raise unknown_model(name)
         return _json(call, self._model(name))
 
     def _model(self, name: str) -> dict[str, Any]:

@@ -53,7 +53,12 @@ ERRORS: dict[str, ErrorKind] = {
     "not_found": ErrorKind(404, _BAD, "There is no such path."),
     "method_not_allowed": ErrorKind(405, _BAD, "This path does not take that method."),
     # -- who is asking
-    "invalid_api_key": ErrorKind(401, "authentication_error", "Incorrect API key provided."),
+    "invalid_api_key": ErrorKind(
+        401,
+        "authentication_error",
+        "Incorrect API key provided.",
+        hint="The key goes into 'Authorization: Bearer ...', or into 'X-API-Key'.",
+    ),
     "permission_denied": ErrorKind(403, "permission_error", "This API key may not use this path."),
     "auth_unavailable": ErrorKind(
         503, _SERVER, "API keys cannot be checked right now.", retryable=True
@@ -124,7 +129,7 @@ ERRORS: dict[str, ErrorKind] = {
         502,
         _SERVER,
         "The engine was restarted before the answer was complete.",
-        hint="With the header 'X-Continue-Stream: true' plain chat streams go on by themselves.",
+        hint="With the header 'X-Continue-Stream: true' plain streams go on by themselves.",
         retryable=True,
     ),
     "request_quarantined": ErrorKind(

@@ -24,8 +24,15 @@ from gateway.dialects.common import (
 )
 from gateway.errors import ApiError
 from gateway.request.fields import Fate, Sifted, Table, printable, sift
-from gateway.request.fields.kinds import AnyValue, Flag, Integer, OneOf, wrong_type, wrong_value
-from gateway.request.fields.rows import GENERATION, MODEL, forwarded, same_fate, translated
+from gateway.request.fields.kinds import AnyValue, Flag, Integer, wrong_type, wrong_value
+from gateway.request.fields.rows import (
+    GENERATION,
+    MODEL,
+    THINKING,
+    forwarded,
+    same_fate,
+    translated,
+)
 from gateway.request.forced_calls import call_schema
 from gateway.request.messages import MAX_MESSAGES, rebuild
 from gateway.request.schema_guard import check_schema
@@ -89,14 +96,7 @@ CHAT = Table(
             + ", ".join(f"`{name}`" for name in (*_TEMPLATE_FLAGS, *_TEMPLATE_SCALARS))
             + ". Others are dropped and named.",
         ),
-        forwarded(
-            "reasoning_format",
-            OneOf(("none", "auto", "deepseek", "deepseek-legacy")),
-            "Where a reasoning model's thoughts go; `none`: they stay in the text.",
-        ),
-        forwarded(
-            "thinking_budget_tokens", Integer(-1, "context"), "Tokens for thoughts; -1: no bound."
-        ),
+        *THINKING,
         translated("modalities", AnyValue("a list"), "`text` is dropped, `audio` refused."),
         *same_fate(Fate.REFUSE, "audio", "Answers are text only."),
     ],

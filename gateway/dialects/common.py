@@ -20,6 +20,7 @@ __all__ = [
     "stream_wishes",
     "texts_or_tokens",
     "token_limit",
+    "unknown_model",
 ]
 
 MAX_MODEL_CHARS = 100
@@ -41,7 +42,12 @@ def check_model(translate: dict[str, Any], facts: ModelFacts) -> None:
     name = translate.get("model")
     if name is None or name in facts.names or name == facts.alias:
         return
-    raise ApiError(
+    raise unknown_model(name)
+
+
+def unknown_model(name: str) -> ApiError:
+    """The 404 for the *name* of a model that is not here; shown cut, and in ASCII."""
+    return ApiError(
         "model_not_found",
         f"The model `{_UNPRINTABLE.sub('?', name)[:MAX_MODEL_CHARS]}` does not exist.",
         param="model",
@@ -73,13 +79,10 @@ def token_limit(
     The one limit the engine gets: the smallest of what was asked, bounded by context and policy.
 
     Args:
-        translate: The translated fields; -1 counts as absent in each of the three.
+        translate: The translated fields.
         facts: Gives the slot's context.
         policy: May hold a lower bound.
         default: Tokens when no limit was asked; `None` for as many as fit.
-
-    Raises:
-        ApiError: 400 for zero and for numbers below -1.
     """
     highest = facts.context_tokens
     if policy.max_tokens_cap is not None:
@@ -95,11 +98,8 @@ def _asked_limit(translate: dict[str, Any]) -> int | None:
     limit: int | None = None
     for name in _LIMIT_NAMES:
         asked = translate.get(name)
-        if asked is None or asked == -1:
-            continue
-        if asked < 1:
-            raise wrong_value(name, "at least 1")
-        limit = asked if limit is None else min(limit, asked)
+        if asked is not None:
+            limit = asked if limit is None else min(limit, asked)
     return limit
 
 

@@ -30,13 +30,13 @@ from gateway.dialects.base import (
     Translator,
 )
 from gateway.dialects.blocks import Block, BlockAssembler, BlockTranslator
+from gateway.dialects.messages_input import as_object, as_string, turns_as_messages
 from gateway.dialects.places import Places
 from gateway.errors import ApiError
 from gateway.request.fields import Fate, Sifted, Table, sift
 from gateway.request.fields.kinds import AnyValue, Integer, Stop, wrong_type, wrong_value
 from gateway.request.fields.rows import GENERATION, INT64_MAX, MODEL, same_fate, translated
 from gateway.request.fields.table import MAX_IGNORED, Row
-from gateway.request.turns import as_object, as_string, turns_as_messages
 
 __all__ = [
     "MESSAGES",

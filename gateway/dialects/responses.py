@@ -26,27 +26,28 @@ from gateway.dialects.base import (
 )
 from gateway.dialects.blocks import Block, BlockAssembler, BlockTranslator
 from gateway.dialects.places import Places
+from gateway.dialects.responses_input import STATELESS, items_as_messages
 from gateway.errors import ApiError
 from gateway.request.fields import Fate, Row, Sifted, Table, sift
 from gateway.request.fields.kinds import (
     AnyValue,
     Flag,
     Integer,
-    OneOf,
+    TokenLimit,
     wrong_type,
 )
 from gateway.request.fields.rows import (
     ENGINE_ONLY,
-    INT64_MAX,
+    LIMITS,
     MODEL,
     REFUSED,
     SAMPLING,
+    THINKING,
     WITHOUT_EFFECT,
     forwarded,
     same_fate,
     translated,
 )
-from gateway.request.items import STATELESS, items_as_messages
 from gateway.stream.events import MARK
 
 __all__ = ["RESPONSES", "RESPONSES_COUNT_DIALECT", "RESPONSES_DIALECT", "ResponsesTranslator"]
@@ -56,7 +57,6 @@ MAX_REPEATED_BYTES = 64 * 1024
 left out there. A stream has the response three times."""
 
 _PATH = "/v1/responses"
-_LIMIT = "Several names for one limit: the smallest counts, -1 counts as absent."
 
 RESPONSES = Table(
     "responses",
@@ -66,10 +66,8 @@ RESPONSES = Table(
             "input", AnyValue("a string or a list of items"), "Required. Items are told above."
         ),
         translated("instructions", AnyValue("a string"), "The first system message."),
-        translated("max_output_tokens", Integer(1, INT64_MAX), "The smallest limit counts."),
-        translated("max_tokens", Integer(-1, INT64_MAX), _LIMIT),
-        translated("max_completion_tokens", Integer(-1, INT64_MAX), _LIMIT),
-        translated("n_predict", Integer(-1, INT64_MAX), _LIMIT),
+        translated("max_output_tokens", TokenLimit(), "The smallest limit counts."),
+        *LIMITS,
         translated("stream", Flag(), "Events instead of one JSON reply."),
         translated(
             "tools", AnyValue("a list of tools"), "Functions; others are dropped and named."
@@ -86,8 +84,7 @@ RESPONSES = Table(
         translated("include", AnyValue("a list"), "`message.output_text.logprobs` is read."),
         translated("background", Flag(), "`true` is refused."),
         translated("chat_template_kwargs", AnyValue("an object of scalars"), "As in chat."),
-        forwarded("reasoning_format", OneOf(("none", "auto", "deepseek", "deepseek-legacy"))),
-        forwarded("thinking_budget_tokens", Integer(-1, "context")),
+        *THINKING,
         *same_fate(Fate.DROP, "truncation max_tool_calls client_metadata stream_options"),
         Row("n", Fate.DROP_NAMED, locked=True, note="There is one answer."),
         *same_fate(Fate.DROP_NAMED, "context_management"),
@@ -129,7 +126,8 @@ def build(body: dict[str, Any], facts: ModelFacts, policy: FieldPolicy) -> Engin
     asked = _Asked(sift(body, RESPONSES, facts, policy))
     with asked.places.naming():
         call = chat.build(asked.chat, facts, policy)
-    return replace(call, ignored=asked.ignored(call), echo=orjson.dumps(asked.repeated()))
+    ignored = asked.ignored(call)
+    return replace(call, ignored=ignored, echo=orjson.dumps(asked.repeated(ignored)))
 
 
 def build_count(body: dict[str, Any], facts: ModelFacts, policy: FieldPolicy) -> EngineCall:
@@ -159,15 +157,14 @@ class _Asked:
                 "unsupported_parameter",
                 "'background' is not supported here.",
                 param="background",
-                hint=STATELESS,
+                hint="Ask for a stream: it is told where it stands while it waits.",
             )
         self.chat.update({name: given[name] for name in _SAME_IN_CHAT if name in given})
         if given.get("stream"):
             # Every response ends with its usage.
             self.chat["stream_options"] = {"include_usage": True}
-        if (limit := given.get("max_output_tokens")) is not None:
-            other = given.get("max_tokens", -1)
-            self.chat["max_tokens"] = limit if other == -1 else min(limit, other)
+        if limits := [given[name] for name in ("max_output_tokens", "max_tokens") if name in given]:
+            self.chat["max_tokens"] = min(limits)
         self.chat["messages"] = items_as_messages(given, self.places)
         self._set_tools(given)
         self._set_choice(given.get("tool_choice"))
@@ -179,13 +176,15 @@ class _Asked:
         """What was left out, here and in chat."""
         return (*self.sifted.ignored_names(), *map(self.places.of, call.ignored))
 
-    def repeated(self) -> dict[str, Any]:
+    def repeated(self, ignored: tuple[str, ...]) -> dict[str, Any]:
         """What a response says of its request; everything in it has been checked."""
         given, asked = self.sifted.translate, self.chat
         text = given.get("text") or {}
         tools = [_tool_told(function) for function in self._functions]
         choice = asked.get("tool_choice") if tools else None
         effort = asked.get("reasoning_effort")
+        if "reasoning.effort" in ignored:
+            effort = None
         return {
             "instructions": _short(given.get("instructions"), None),
             "max_output_tokens": given.get("max_output_tokens"),
@@ -243,6 +242,8 @@ class _Asked:
                     choice = "none"
                 else:
                     choice = {**choice, "tools": functions}
+        if self.chat.get("tools") == [] and choice not in ("auto", "none"):
+            self.sifted.ignored.append("tool_choice")  # all that could be chosen was left out
         self.chat["tool_choice"] = choice
 
     def _set_format(self, text: Any) -> None:

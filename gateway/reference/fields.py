@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 
 from gateway.request.fields.rows import (
+    CHOICES,
     ENGINE_ONLY,
     LIMITS,
     REFUSED,
@@ -35,7 +36,7 @@ class Shared:
 SHARED = (
     Shared(
         "Length, number and stream",
-        (*LIMITS, *STREAM),
+        (*LIMITS, CHOICES, *STREAM),
         "A token limit is always sent to the engine, at most what a slot holds and the operator's\n"
         "[`MAX_TOKENS_CAP`](settings.md#max_tokens_cap). Without one in the request it is the most"
         "\nthat fits, or what the key has left of its tokens.",

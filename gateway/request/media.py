@@ -27,12 +27,15 @@ MIN_SAMPLE_RATE_HZ = 8_000
 _DATA_URL = re.compile(r"data:(?:image|audio)/[a-z0-9.+-]{1,32};base64,", re.IGNORECASE)
 _IMAGES = {"image/png", "image/jpeg", "image/webp", "image/gif"}
 
+_PROJECTOR = "The operator has to start the engine with a projector for it (MMPROJ)."
+
 DOC = f"""\
 Images (PNG, JPEG, WebP, GIF) and sound (WAV, MP3) travel inside the request, as base64 data URLs. A
 URL is never fetched: 400 `remote_media_not_allowed`. At most {MAX_ITEMS} items in a request,
 {MAX_ITEM_BYTES >> 20} MiB each and {MAX_TOTAL_BYTES >> 20} MiB together,
 {MAX_PIXELS // 1_000_000} megapixels for each image; sound of at least {MIN_SAMPLE_RATE_HZ:,} Hz.
-Images take a model with a projector (`MMPROJ`), else 400 `not_supported_by_model`.
+Images take a model with a projector (`MMPROJ`); without one anything that is sent is 400
+`not_supported_by_model`.
 """
 
 
@@ -57,7 +60,10 @@ class MediaBudget:
         """
         if not self._vision:
             raise ApiError(
-                "not_supported_by_model", "The model that is loaded sees no images.", param=param
+                "not_supported_by_model",
+                "The model that is loaded sees no images.",
+                param=param,
+                hint=_PROJECTOR,
             )
         kind, payload = self._take(_inline(url, param), param)
         if kind not in _IMAGES:
@@ -68,7 +74,10 @@ class MediaBudget:
         """Check a sound: a data URL, or the bare base64 that OpenAI's ``input_audio`` carries."""
         if not self._audio:
             raise ApiError(
-                "not_supported_by_model", "The model that is loaded hears no audio.", param=param
+                "not_supported_by_model",
+                "The model that is loaded hears no audio.",
+                param=param,
+                hint=_PROJECTOR,
             )
         bare = isinstance(data, str) and _BARE.match(data) is not None
         kind, payload = self._take(data if bare else _inline(data, param), param)

@@ -271,7 +271,7 @@ def _merge_trailing_assistant(messages: list[dict[str, Any]]) -> None:
             "invalid_value",
             "The last message may not be an assistant's with tool calls.",
             param="messages",
-            hint="Append the tool messages that answer the calls.",
+            hint="Append what the calls gave back.",
         )
     if start < len(messages) - 1:
         messages[start:] = [_merged(messages[start:])]

@@ -29,6 +29,7 @@ __all__ = [
     "Stop",
     "Text",
     "Texts",
+    "TokenLimit",
     "wrong_type",
     "wrong_value",
 ]
@@ -99,7 +100,10 @@ class Integer:
             return _resolve(self.minus_one, facts)
         high = _resolve(self.high, facts)
         if not self.low <= number <= high:
-            raise wrong_value(param, f"an integer from {self.low} to {high}")
+            endless = self.high == _INT64_MAX
+            raise wrong_value(
+                param, self.describe() if endless else f"an integer from {self.low} to {high}"
+            )
         return number
 
     def describe(self) -> str:
@@ -107,6 +111,24 @@ class Integer:
         if self.high == _INT64_MAX:
             return f"an integer, at least {self.low}{also}"
         return f"an integer from {self.low} to {_shown(self.high)}{also}"
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLimit:
+    """At least one token; -1, which llama.cpp has for "no limit", counts as absent."""
+
+    def read(self, value: Any, param: str, facts: ModelFacts) -> int | None:
+        number = as_integer(value)
+        if number is None:
+            raise wrong_type(param, self.describe())
+        if number == -1:
+            return None
+        if not 1 <= number <= _INT64_MAX:
+            raise wrong_value(param, self.describe())
+        return number
+
+    def describe(self) -> str:
+        return "an integer, at least 1"
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,14 +16,17 @@ from gateway.request.fields.kinds import (
     Kind,
     LogitBias,
     Number,
+    OneOf,
     Seed,
     Stop,
     Text,
     Texts,
+    TokenLimit,
 )
 from gateway.request.fields.table import Fate, Row
 
 __all__ = [
+    "CHOICES",
     "ENGINE_ONLY",
     "GENERATION",
     "INT64_MAX",
@@ -32,6 +35,7 @@ __all__ = [
     "REFUSED",
     "SAMPLING",
     "STREAM",
+    "THINKING",
     "WITHOUT_EFFECT",
     "forwarded",
     "same_fate",
@@ -60,11 +64,24 @@ def same_fate(fate: Fate, names: str, note: str = "", *, locked: bool = False) -
 
 _SMALLEST = "Several names for one limit: the smallest counts, -1 counts as absent."
 
-LIMITS = (
-    translated("max_tokens", Integer(-1, INT64_MAX), _SMALLEST),
-    translated("max_completion_tokens", Integer(-1, INT64_MAX), _SMALLEST),
-    translated("n_predict", Integer(-1, INT64_MAX), _SMALLEST),
-    translated("n", Integer(1, 128), "No more than the engine has slots, and no more than 4."),
+LIMITS = tuple(
+    translated(name, TokenLimit(), _SMALLEST)
+    for name in ("max_tokens", "max_completion_tokens", "n_predict")
+)
+
+CHOICES = translated(
+    "n", Integer(1, INT64_MAX), "No more than the engine has slots, and no more than 4."
+)
+
+THINKING = (
+    forwarded(
+        "reasoning_format",
+        OneOf(("none", "auto", "deepseek", "deepseek-legacy")),
+        "Where a reasoning model's thoughts go; `none`: they stay in the text.",
+    ),
+    forwarded(
+        "thinking_budget_tokens", Integer(-1, "context"), "Tokens for thoughts; -1: no bound."
+    ),
 )
 
 STREAM = (
@@ -128,8 +145,8 @@ ENGINE_ONLY = same_fate(
 
 _ANSWER = "It would change how the engine reads its own output; use response_format or tools."
 REFUSED = (
-    Row("grammar", Fate.REFUSE, Grammar(), note="Use response_format with a JSON schema."),
-    *same_fate(Fate.REFUSE, "json_schema", "Use response_format.", locked=True),
+    Row("grammar", Fate.REFUSE, Grammar(), note="Ask for a JSON schema instead."),
+    *same_fate(Fate.REFUSE, "json_schema", "Use the field for it of this route.", locked=True),
     *same_fate(Fate.REFUSE, "lora", "Adapters are the operator's choice."),
     *same_fate(
         Fate.REFUSE,
@@ -140,6 +157,6 @@ REFUSED = (
     ),
 )
 
-GENERATION = (*LIMITS, *STREAM, *SAMPLING, *WITHOUT_EFFECT, *ENGINE_ONLY, *REFUSED)
+GENERATION = (*LIMITS, CHOICES, *STREAM, *SAMPLING, *WITHOUT_EFFECT, *ENGINE_ONLY, *REFUSED)
 
 MODEL = translated("model", Text(1024), "Checked against the names of the loaded model.")

@@ -154,7 +154,8 @@ def _unknown(
     if name in policy.allow:
         forward[name] = value
     elif policy.unknown == "reject":
-        raise ApiError("unknown_parameter", param=printable(name))
+        shown = printable(name)
+        raise ApiError("unknown_parameter", f"'{shown}' is not a known parameter.", param=shown)
     else:
         ignored.append(name)
 

@@ -7,13 +7,11 @@ are looked at by the rebuild of chat's messages; here they only find their place
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from gateway.dialects.places import Places
 from gateway.errors import ApiError
 from gateway.request.fields.kinds import wrong_type, wrong_value
-
-if TYPE_CHECKING:  # the dialects import this module
-    from gateway.dialects.places import Places
 
 __all__ = ["as_object", "as_string", "turns_as_messages"]
 

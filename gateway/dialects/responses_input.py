@@ -5,13 +5,11 @@ What an item holds is looked at by the rebuild of chat's messages; here it only 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from gateway.dialects.places import Places
 from gateway.errors import ApiError
 from gateway.request.fields.kinds import wrong_type, wrong_value
-
-if TYPE_CHECKING:  # the dialects import this module
-    from gateway.dialects.places import Places
 
 __all__ = ["STATELESS", "items_as_messages"]
 
@@ -32,10 +30,10 @@ def items_as_messages(given: dict[str, Any], places: Places) -> list[dict[str, A
     Raises:
         ApiError: 400 with the place in the request, for what no message can be made of.
     """
-    return _Turns(places).of(given)
+    return _Conversation(places).of(given)
 
 
-class _Turns:
+class _Conversation:
     """
     Makes messages of items.
 
