@@ -434,6 +434,7 @@ images in a result follow behind it |
 - `temperature` goes from 0 to 2, as on the other routes.
 - Server tools (`web_search_...`, `bash_...`: a `type` and no `input_schema`) are dropped and named:
   nothing runs them here.
+- A message of role `system` may stand anywhere among the messages.
 - A last message of the assistant is gone on with; the reply has only what is new.
 - An answer that hit its token limit has `stop_reason` `max_tokens`, one that met a stop sequence
   `stop_sequence` (`end_turn` if the request was larger than 256 KiB).

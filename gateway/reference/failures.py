@@ -14,7 +14,7 @@ __all__ = ["bodies", "error_table", "frames"]
 
 _HEAD = ReplyHead(request_id="req-1", reply_id="1", created=1_800_000_000)
 _REFUSED = "invalid_value"
-_BROKEN = "engine_crashed"
+_BROKEN = "engine_restarted"
 
 
 def error_table(dialects: Iterable[Dialect]) -> str:
