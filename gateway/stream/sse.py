@@ -18,6 +18,7 @@ slower way, which does not rely on the order or the presence of any field.
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from dataclasses import dataclass
 from typing import Any
@@ -32,9 +33,11 @@ EVENT_LIMIT_BYTES = 1 << 20
 """An event that has not ended after this many bytes is no longer held back."""
 
 _REPORT_LIMIT_BYTES = 64 << 10
-"""Larger final events are not kept for `outcome`; the engine's are below one KiB."""
+"""Of larger final events `outcome` knows no more than how the answer ended. The engine's are below
+one KiB, unless they repeat the prompt and the grammar (`verbose`)."""
 
 _FINISHED = b'"finish_reason":"'
+_REASON = re.compile(rb'"finish_reason":"([a-z_]{1,32})"')
 _TOKEN = b'"finish_reason":null'
 _PROGRESS = b'"prompt_progress":'
 _OPENING = b'"content":null'  # of a chat choice: its role, before any text
@@ -233,6 +236,7 @@ class EventStream:
             self._skipping = True
         else:
             self.mid_event = True
+            self._note_report(bytes(self._held))
 
     def _split(self, data: bytes) -> tuple[bytes, int]:
         """Return the bytes to pass on, and where the unfinished event at the end begins."""
@@ -307,7 +311,10 @@ class EventStream:
 
     def _note_report(self, event: bytes) -> None:
         self.ended += _FINISHED in event
-        if len(event) <= _REPORT_LIMIT_BYTES and any(mark in event for mark in _REPORTS):
+        if len(event) > _REPORT_LIMIT_BYTES:
+            reason = _REASON.search(event)
+            event = b"" if reason is None else b'data:{"choices":[{%b}]}' % reason[0]
+        if any(mark in event for mark in _REPORTS):
             self._reports.append(event)
 
 

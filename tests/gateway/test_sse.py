@@ -305,6 +305,19 @@ def test_end_of_a_large_event_is_found_at_any_split() -> None:
             assert events.error is not None
 
 
+@pytest.mark.parametrize("size", [1000, 100_000, 3 * EVENT_LIMIT_BYTES])
+@pytest.mark.parametrize("step", [4096, 1 << 30])
+def test_how_an_answer_ended_is_known_however_large_its_last_event_is(size: int, step: int) -> None:
+    events = EventStream()
+    told = b'data: {"choices":[{"finish_reason":"length","index":0,"delta":{}}],"__verbose":{"p":"'
+    said = b'\\"finish_reason\\":\\"stop\\"'  # by the prompt: its quotes are escaped
+    stream = TOKEN + told + said + b"x" * size + b'"}}\n\n' + DONE
+    passed = [events.feed(stream[at : at + step]) for at in range(0, len(stream), step)]
+    assert b"".join(passed) == stream
+    assert events.outcome().finish_reason == "length"
+    assert events.ended == 1
+
+
 def test_very_large_comment_is_dropped() -> None:
     events = EventStream()
     stream = b":" + b"x" * (2 * EVENT_LIMIT_BYTES) + b"\n\n" + TOKEN
