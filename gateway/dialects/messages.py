@@ -336,6 +336,8 @@ class MessagesTranslator(BlockTranslator):
             if block.kind != "call":
                 content.append(_content(block, block.content, {}))
                 continue
+            if self.finish_reason == "length" and not block.content and block is self.blocks[-1]:
+                continue  # as below: cut before its arguments began, it is not one without any
             try:
                 content.append(_content(block, "", _arguments(block)))
             except ValueError:  # cut by the token limit: half a call must not be run

@@ -227,6 +227,12 @@ def test_a_cut_answer_says_so(chunks: tuple[bytes, ...]) -> None:
     assert whole(*chunks)["content"] == [{"type": "text", "text": "a"}]  # half a call is none
 
 
+def test_a_call_that_was_cut_before_its_arguments_is_not_one_without_any() -> None:
+    begun = (OPENING, call(0, "{}", name="f"), call(1, name="g"))
+    assert [block["name"] for block in whole(*begun, end("length"))["content"]] == ["f"]
+    assert [block["name"] for block in whole(*begun, end())["content"]] == ["f", "g"]
+
+
 @pytest.mark.parametrize("arguments", ["[1]", '{"a"', "1", "x", '{"a":1}}'])
 def test_arguments_that_are_no_object_are_a_failure(arguments: str) -> None:
     chunks = (OPENING, call(0, arguments, name="f"), end("tool_calls"))
