@@ -5,13 +5,13 @@ end in /v1 here.
 """
 
 import os
-import sys
 
 import anthropic
+from lib.features import breaking_prompt, run
 from pydantic import BaseModel
 
 URL = os.environ.get("LLAMA_GATEWAY_URL", "http://localhost:8000")
-KEY = os.environ.get("LLAMA_GATEWAY_KEY", "")
+KEY = os.environ.get("LLAMA_GATEWAY_KEY") or "none"  # some SDKs do not start without one
 MODEL = os.environ.get("LLAMA_GATEWAY_MODEL", "smollm2-135m-instruct")
 
 client = anthropic.Anthropic(base_url=URL, api_key=KEY)
@@ -138,7 +138,7 @@ def truncated() -> str:
 
 def broken() -> str:
     """A stream that breaks off: the pieces came, then the SDK raises."""
-    messages = user(os.environ["LLAMA_GATEWAY_BROKEN_PROMPT"])
+    messages = user(breaking_prompt())
     pieces = []
     try:
         with client.messages.stream(model=MODEL, max_tokens=100, messages=messages) as events:
@@ -151,9 +151,4 @@ def broken() -> str:
 
 
 if __name__ == "__main__":
-    features = [chat, stream, tools, structured, error, truncated]
-    if "LLAMA_GATEWAY_BROKEN_PROMPT" in os.environ:
-        features.append(broken)
-    for feature in features:
-        if feature.__name__ in (sys.argv[1:] or [each.__name__ for each in features]):
-            print(f"{feature.__name__}: ok, {feature()!r}", flush=True)
+    run(chat, stream, tools, structured, error, truncated, broken)

@@ -3,17 +3,21 @@
 pip install instructor; README.md beside this folder says what must be set.
 """
 
+import logging
 import os
-import sys
 
 import instructor
 import openai
 from instructor.core import IncompleteOutputException, InstructorRetryException
+from lib.features import breaking_prompt, run
 from pydantic import BaseModel
 
 URL = os.environ.get("LLAMA_GATEWAY_URL", "http://localhost:8000")
-KEY = os.environ.get("LLAMA_GATEWAY_KEY", "")
+KEY = os.environ.get("LLAMA_GATEWAY_KEY") or "none"  # some SDKs do not start without one
 MODEL = os.environ.get("LLAMA_GATEWAY_MODEL", "smollm2-135m-instruct")
+
+# It logs each failure besides raising it.
+logging.getLogger("instructor").setLevel(logging.CRITICAL)
 
 
 def client(mode: instructor.Mode, key: str = KEY) -> instructor.Instructor:
@@ -113,7 +117,7 @@ def truncated() -> str:
 
 def broken() -> str:
     """A stream that breaks off raises, and does not give half an object as a whole one."""
-    messages = [{"role": "user", "content": os.environ["LLAMA_GATEWAY_BROKEN_PROMPT"]}]
+    messages = [{"role": "user", "content": breaking_prompt()}]
     create = client(instructor.Mode.JSON_SCHEMA).chat.completions.create_partial
     grown = []
     try:
@@ -126,9 +130,4 @@ def broken() -> str:
 
 
 if __name__ == "__main__":
-    features = [chat, stream, tools, structured, error, truncated]
-    if "LLAMA_GATEWAY_BROKEN_PROMPT" in os.environ:
-        features.append(broken)
-    for feature in features:
-        if feature.__name__ in (sys.argv[1:] or [each.__name__ for each in features]):
-            print(f"{feature.__name__}: ok, {feature()!r}", flush=True)
+    run(chat, stream, tools, structured, error, truncated, broken)

@@ -4,16 +4,16 @@ pip install langchain-openai; README.md beside this folder says what must be set
 """
 
 import os
-import sys
 
 import openai
 from langchain_core.messages import HumanMessage, ToolMessage
 from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI
+from lib.features import breaking_prompt, run
 from pydantic import BaseModel
 
 URL = os.environ.get("LLAMA_GATEWAY_URL", "http://localhost:8000")
-KEY = os.environ.get("LLAMA_GATEWAY_KEY", "")
+KEY = os.environ.get("LLAMA_GATEWAY_KEY") or "none"  # some SDKs do not start without one
 MODEL = os.environ.get("LLAMA_GATEWAY_MODEL", "smollm2-135m-instruct")
 
 
@@ -102,7 +102,7 @@ def broken() -> str:
     """A stream that breaks off: the pieces came, then an exception."""
     pieces = []
     try:
-        for chunk in model().stream(os.environ["LLAMA_GATEWAY_BROKEN_PROMPT"]):
+        for chunk in model().stream(breaking_prompt()):
             pieces.append(chunk.content)
     except openai.APIError as failure:
         assert "".join(pieces)
@@ -111,9 +111,4 @@ def broken() -> str:
 
 
 if __name__ == "__main__":
-    features = [chat, stream, tools, structured, error, truncated]
-    if "LLAMA_GATEWAY_BROKEN_PROMPT" in os.environ:
-        features.append(broken)
-    for feature in features:
-        if feature.__name__ in (sys.argv[1:] or [each.__name__ for each in features]):
-            print(f"{feature.__name__}: ok, {feature()!r}", flush=True)
+    run(chat, stream, tools, structured, error, truncated, broken)

@@ -5,16 +5,16 @@ pip install litellm; README.md beside this folder says what must be set.
 
 import json
 import os
-import sys
 
 # LiteLLM fetches a list of prices from the internet when it is imported, unless told otherwise.
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
 
 import litellm
+from lib.features import breaking_prompt, run
 from pydantic import BaseModel
 
 URL = os.environ.get("LLAMA_GATEWAY_URL", "http://localhost:8000")
-KEY = os.environ.get("LLAMA_GATEWAY_KEY", "")
+KEY = os.environ.get("LLAMA_GATEWAY_KEY") or "none"  # some SDKs do not start without one
 MODEL = os.environ.get("LLAMA_GATEWAY_MODEL", "smollm2-135m-instruct")
 
 litellm.suppress_debug_info = True  # no advice on standard output
@@ -121,7 +121,7 @@ def broken() -> str:
     """A stream that breaks off: the pieces came, then an exception."""
     pieces = []
     try:
-        for chunk in ask(os.environ["LLAMA_GATEWAY_BROKEN_PROMPT"], stream=True):
+        for chunk in ask(breaking_prompt(), stream=True):
             pieces.append(chunk.choices[0].delta.content or "")
     except (
         litellm.exceptions.MidStreamFallbackError,
@@ -133,9 +133,4 @@ def broken() -> str:
 
 
 if __name__ == "__main__":
-    features = [chat, stream, tools, structured, error, truncated]
-    if "LLAMA_GATEWAY_BROKEN_PROMPT" in os.environ:
-        features.append(broken)
-    for feature in features:
-        if feature.__name__ in (sys.argv[1:] or [each.__name__ for each in features]):
-            print(f"{feature.__name__}: ok, {feature()!r}", flush=True)
+    run(chat, stream, tools, structured, error, truncated, broken)

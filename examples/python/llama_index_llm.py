@@ -4,9 +4,9 @@ pip install llama-index-llms-openai-like; README.md beside this folder says what
 """
 
 import os
-import sys
 
 import openai
+from lib.features import breaking_prompt, run
 from llama_index.core.llms import ChatMessage
 from llama_index.core.prompts import PromptTemplate
 from llama_index.core.tools import FunctionTool
@@ -14,7 +14,7 @@ from llama_index.llms.openai_like import OpenAILike
 from pydantic import BaseModel
 
 URL = os.environ.get("LLAMA_GATEWAY_URL", "http://localhost:8000")
-KEY = os.environ.get("LLAMA_GATEWAY_KEY", "")
+KEY = os.environ.get("LLAMA_GATEWAY_KEY") or "none"  # some SDKs do not start without one
 MODEL = os.environ.get("LLAMA_GATEWAY_MODEL", "smollm2-135m-instruct")
 
 
@@ -107,7 +107,7 @@ def broken() -> str:
     """A stream that breaks off: the pieces came, then an exception."""
     pieces = []
     try:
-        for piece in model().stream_chat([ChatMessage(os.environ["LLAMA_GATEWAY_BROKEN_PROMPT"])]):
+        for piece in model().stream_chat([ChatMessage(breaking_prompt())]):
             pieces.append(piece.delta or "")
     except openai.APIError as failure:
         assert "".join(pieces)
@@ -116,9 +116,4 @@ def broken() -> str:
 
 
 if __name__ == "__main__":
-    features = [chat, stream, tools, structured, error, truncated]
-    if "LLAMA_GATEWAY_BROKEN_PROMPT" in os.environ:
-        features.append(broken)
-    for feature in features:
-        if feature.__name__ in (sys.argv[1:] or [each.__name__ for each in features]):
-            print(f"{feature.__name__}: ok, {feature()!r}", flush=True)
+    run(chat, stream, tools, structured, error, truncated, broken)

@@ -6,12 +6,11 @@ extra-openai-models.yaml here is what the command needs as well; its folder is w
 """
 
 import os
-import sys
 import tempfile
 from pathlib import Path
 
 URL = os.environ.get("LLAMA_GATEWAY_URL", "http://localhost:8000")
-KEY = os.environ.get("LLAMA_GATEWAY_KEY", "")
+KEY = os.environ.get("LLAMA_GATEWAY_KEY") or "none"  # some SDKs do not start without one
 MODEL = os.environ.get("LLAMA_GATEWAY_MODEL", "smollm2-135m-instruct")
 
 # Its models are listed in a file; to leave yours alone, this program has a folder of its own.
@@ -33,6 +32,7 @@ Path(os.environ["LLM_USER_PATH"], "extra-openai-models.yaml").write_text(
 
 import llm
 import openai
+from lib.features import Skipped, breaking_prompt, run
 from pydantic import BaseModel
 
 model = llm.get_model("gateway")
@@ -47,22 +47,22 @@ def chat() -> str:
     """Two turns of a conversation."""
     conversation = model.conversation()
     first = conversation.prompt("Name the capital of France.", key=KEY, stream=False, temperature=0)
-    assert first.text()
-    assert first.usage().output > 0
+    assert first.text(), "the answer is empty"
+    assert first.usage().output > 0, "no tokens were counted"
     second = conversation.prompt(
         "Say it again.", key=KEY, stream=False, max_tokens=50, temperature=0
     )
-    assert second.text()
-    assert second.usage().input > first.usage().input
+    assert second.text(), "the second answer is empty"
+    assert second.usage().input > first.usage().input, "the first turn was not sent again"
     return f"{first.text()} | {second.text()}"
 
 
 def stream() -> str:
     response = model.prompt("Name the capital of France.", key=KEY, temperature=0)
     pieces = list(response)
-    assert len(pieces) > 3
-    assert "".join(pieces) == response.text()
-    assert response.usage().output > 0
+    assert len(pieces) > 3, f"that is no stream: {pieces}"
+    assert "".join(pieces) == response.text(), "the pieces are not the answer"
+    assert response.usage().output > 0, "no tokens were counted"
     return response.text()
 
 
@@ -76,13 +76,19 @@ def tools() -> str:
 
     ran = []
     # The library cannot force a call: whether one is made is up to the model.
-    question = os.environ.get("LLAMA_GATEWAY_TOOLS_PROMPT", "What is the weather in Paris?")
+    prepared = os.environ.get("LLAMA_GATEWAY_TOOLS_PROMPT")
+    question = prepared or "What is the weather in Paris?"
     chain = model.chain(
         question, tools=[get_weather], key=KEY, options={"max_tokens": 200, "temperature": 0}
     )
     text = chain.text()
-    assert ran
-    assert text
+    if not ran and not prepared:
+        raise Skipped(
+            "this model made no call, and the library cannot force one; take a bigger model, or "
+            "set LLAMA_GATEWAY_TOOLS_PROMPT to a prompt that makes it call get_weather"
+        )
+    assert ran, "the model made no call"
+    assert text, "the model did not answer with what the function gave"
     return f"{ran} -> {text}"
 
 
@@ -97,23 +103,23 @@ def error() -> str:
         model.prompt("Hello", key="sk-wrong").text()
         raise AssertionError("a wrong key was let in")
     except openai.AuthenticationError as failure:
-        assert failure.code == "invalid_api_key"
+        assert failure.code == "invalid_api_key", failure
     try:
         llm.get_model("unknown").prompt("Hello", key=KEY).text()
         raise AssertionError("an unknown model was let in")
     except openai.NotFoundError as failure:
-        assert failure.code == "model_not_found"
+        assert failure.code == "model_not_found", failure
         return f"AuthenticationError, NotFoundError: {failure.message}"
 
 
 def truncated() -> str:
     asked = {"key": KEY, "max_tokens": 8, "temperature": 0}
     whole = model.prompt("Tell me a long story.", stream=False, **asked)
-    assert whole.text()
-    assert whole.response_json["choices"][0]["finish_reason"] == "length"
+    assert whole.text(), "the answer is empty"
+    assert whole.response_json["choices"][0]["finish_reason"] == "length", whole.response_json
     streamed = model.prompt("Tell me a long story.", **asked)
-    assert streamed.text()
-    assert streamed.response_json["finish_reason"] == "length"
+    assert streamed.text(), "the streamed answer is empty"
+    assert streamed.response_json["finish_reason"] == "length", streamed.response_json
     return whole.text()
 
 
@@ -121,18 +127,13 @@ def broken() -> str:
     """A stream that breaks off: the pieces came, then an exception."""
     pieces = []
     try:
-        for piece in model.prompt(os.environ["LLAMA_GATEWAY_BROKEN_PROMPT"], key=KEY):
+        for piece in model.prompt(breaking_prompt(), key=KEY):
             pieces.append(piece)
     except openai.APIError as failure:
-        assert "".join(pieces)
+        assert "".join(pieces), "it broke before its first piece"
         return f"{len(pieces)} pieces, then {type(failure).__name__}: {failure.message}"
     raise AssertionError(f"a broken stream looked complete: {pieces}")
 
 
 if __name__ == "__main__":
-    features = [chat, stream, tools, structured, error, truncated]
-    if "LLAMA_GATEWAY_BROKEN_PROMPT" in os.environ:
-        features.append(broken)
-    for feature in features:
-        if feature.__name__ in (sys.argv[1:] or [each.__name__ for each in features]):
-            print(f"{feature.__name__}: ok, {feature()!r}", flush=True)
+    run(chat, stream, tools, structured, error, truncated, broken)

@@ -5,13 +5,13 @@ pip install openai; README.md beside this folder says what must be set.
 
 import json
 import os
-import sys
 
 import openai
+from lib.features import breaking_prompt, run
 from pydantic import BaseModel
 
 URL = os.environ.get("LLAMA_GATEWAY_URL", "http://localhost:8000")
-KEY = os.environ.get("LLAMA_GATEWAY_KEY", "")
+KEY = os.environ.get("LLAMA_GATEWAY_KEY") or "none"  # some SDKs do not start without one
 MODEL = os.environ.get("LLAMA_GATEWAY_MODEL", "smollm2-135m-instruct")
 
 client = openai.OpenAI(base_url=f"{URL}/v1", api_key=KEY)
@@ -141,10 +141,10 @@ def truncated() -> str:
 
 def broken() -> str:
     """A stream that breaks off: the pieces came, then the SDK raises."""
-    prompt = os.environ["LLAMA_GATEWAY_BROKEN_PROMPT"]
+    asked = {"model": MODEL, "input": breaking_prompt(), "stream": True}
     kinds = []
     try:
-        for event in client.responses.create(model=MODEL, input=prompt, stream=True):
+        for event in client.responses.create(**asked):
             kinds.append(event.type)
     except openai.APIError as failure:
         assert "response.output_text.delta" in kinds
@@ -154,9 +154,4 @@ def broken() -> str:
 
 
 if __name__ == "__main__":
-    features = [chat, stream, tools, structured, error, truncated]
-    if "LLAMA_GATEWAY_BROKEN_PROMPT" in os.environ:
-        features.append(broken)
-    for feature in features:
-        if feature.__name__ in (sys.argv[1:] or [each.__name__ for each in features]):
-            print(f"{feature.__name__}: ok, {feature()!r}", flush=True)
+    run(chat, stream, tools, structured, error, truncated, broken)

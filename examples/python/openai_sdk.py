@@ -6,13 +6,13 @@ pip install openai; see README.md beside this folder for what must be set, then
 
 import json
 import os
-import sys
 
 import openai
+from lib.features import breaking_prompt, run
 from pydantic import BaseModel
 
 URL = os.environ.get("LLAMA_GATEWAY_URL", "http://localhost:8000")
-KEY = os.environ.get("LLAMA_GATEWAY_KEY", "")
+KEY = os.environ.get("LLAMA_GATEWAY_KEY") or "none"  # some SDKs do not start without one
 MODEL = os.environ.get("LLAMA_GATEWAY_MODEL", "smollm2-135m-instruct")
 
 client = openai.OpenAI(base_url=f"{URL}/v1", api_key=KEY)
@@ -127,7 +127,7 @@ def truncated() -> str:
 
 def broken() -> str:
     """A stream that breaks off: the pieces came, then the SDK raises."""
-    messages = user(os.environ["LLAMA_GATEWAY_BROKEN_PROMPT"])
+    messages = user(breaking_prompt())
     pieces = []
     try:
         for chunk in client.chat.completions.create(model=MODEL, messages=messages, stream=True):
@@ -139,9 +139,4 @@ def broken() -> str:
 
 
 if __name__ == "__main__":
-    features = [chat, stream, tools, structured, error, truncated]
-    if "LLAMA_GATEWAY_BROKEN_PROMPT" in os.environ:
-        features.append(broken)
-    for feature in features:
-        if feature.__name__ in (sys.argv[1:] or [each.__name__ for each in features]):
-            print(f"{feature.__name__}: ok, {feature()!r}", flush=True)
+    run(chat, stream, tools, structured, error, truncated, broken)

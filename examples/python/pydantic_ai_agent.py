@@ -4,9 +4,9 @@ pip install "pydantic-ai-slim[openai]"; README.md beside this folder says what m
 """
 
 import os
-import sys
 
 import openai
+from lib.features import breaking_prompt, run
 from pydantic import BaseModel
 from pydantic_ai import Agent, ModelHTTPError, NativeOutput, RunContext, ToolOutput
 from pydantic_ai.messages import ToolCallPart, ToolReturnPart
@@ -15,7 +15,7 @@ from pydantic_ai.providers.openai import OpenAIProvider
 from pydantic_ai.settings import ModelSettings
 
 URL = os.environ.get("LLAMA_GATEWAY_URL", "http://localhost:8000")
-KEY = os.environ.get("LLAMA_GATEWAY_KEY", "")
+KEY = os.environ.get("LLAMA_GATEWAY_KEY") or "none"  # some SDKs do not start without one
 MODEL = os.environ.get("LLAMA_GATEWAY_MODEL", "smollm2-135m-instruct")
 
 
@@ -109,7 +109,7 @@ def broken() -> str:
     """A stream that breaks off: the pieces came, then an exception."""
     pieces = []
     try:
-        result = agent().run_stream_sync(os.environ["LLAMA_GATEWAY_BROKEN_PROMPT"])
+        result = agent().run_stream_sync(breaking_prompt())
         for text in result.stream_text(delta=True, debounce_by=None):
             pieces.append(text)
     except openai.APIError as failure:
@@ -119,9 +119,4 @@ def broken() -> str:
 
 
 if __name__ == "__main__":
-    features = [chat, stream, tools, structured, error, truncated]
-    if "LLAMA_GATEWAY_BROKEN_PROMPT" in os.environ:
-        features.append(broken)
-    for feature in features:
-        if feature.__name__ in (sys.argv[1:] or [each.__name__ for each in features]):
-            print(f"{feature.__name__}: ok, {feature()!r}", flush=True)
+    run(chat, stream, tools, structured, error, truncated, broken)
