@@ -110,7 +110,7 @@ def build(body: dict[str, Any], facts: ModelFacts, policy: FieldPolicy) -> Engin
         call = chat.build(asked, facts, policy)
     call = replace(call, ignored=_ignored(sifted, call, places))
     stops = asked.get("stop")
-    if not stops or len(call.body) > _VERBOSE_BYTES:
+    if not stops or call.forced_calls or len(call.body) > _VERBOSE_BYTES:
         return call
     # Only so does the engine say in its last event which of them ended the answer.
     verbose = call.body[:-1] + b',"verbose":true}'
@@ -140,7 +140,7 @@ def _as_chat(
 ) -> tuple[dict[str, Any], Sifted, Places]:
     """The chat body that means the same, and where its fields came from."""
     sifted = sift(body, MESSAGES, facts, policy)
-    given, places = sifted.translate, Places()
+    given, places = sifted.translate, Places({"stop": "stop_sequences"})
     if given.get("mcp_servers"):
         raise ApiError(
             "unsupported_parameter", "'mcp_servers' is not supported here.", param="mcp_servers"

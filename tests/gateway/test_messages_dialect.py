@@ -288,6 +288,15 @@ DROPPED = [
 ]
 
 
+def test_stop_sequences_that_a_forced_call_leaves_out_are_named_and_not_asked_for() -> None:
+    tools = [{"name": "f", "input_schema": {"type": "object"}}]
+    call = build(
+        messages=[user("hi")], stop_sequences=["a"], tools=tools, tool_choice={"type": "any"}
+    )
+    assert call.ignored == ("stop_sequences",)
+    assert not {"stop", "verbose"} & orjson.loads(call.body).keys()
+
+
 @pytest.mark.parametrize("name", DROPPED)
 def test_what_changes_nothing_is_dropped(name: str) -> None:
     plain = build()
