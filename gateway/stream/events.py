@@ -47,8 +47,7 @@ class EventSplitter:
         if b"\r" in data:
             data = data.replace(b"\r\n", b"\n")
         events = data.split(b"\n\n")
-        if rest := events.pop():
-            self._hold(rest)
+        self._hold(events.pop())
         return [payload for event in events if (payload := _payload(event)) is not None]
 
     @property
@@ -57,6 +56,8 @@ class EventSplitter:
         return not self._held
 
     def _hold(self, piece: bytes) -> None:
+        if not piece:
+            return
         self._size += len(piece)
         if self._size > self._limit_bytes:
             raise ValueError("an event is too large to be looked into")

@@ -21,6 +21,8 @@ def test_every_way_to_cut_gives_the_same_payloads(size: int) -> None:
 
 def test_it_knows_whether_an_event_is_half_in() -> None:
     events = EventSplitter()
+    assert events.feed(b"") == []
+    assert events.between
     assert events.feed(b"data: 1\n\ndata: ") == [b"1"]
     assert not events.between
     assert events.feed(b"2") == []
