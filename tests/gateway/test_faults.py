@@ -112,19 +112,22 @@ def test_engine_killed_while_it_answers_in_one_piece_is_not_noticed(
     """The client has nothing of the answer, so the next engine makes all of it."""
     client = client_of(slow_service)
     killed = engine_pid(slow_service)
+    engine = psutil.Process(killed)
+    idle_s = engine.cpu_times().user
     answers: list[Any] = []
 
     def ask() -> None:
         create = client.chat.completions.create
-        answers.append(create(model="slow", messages=user("hi"), max_tokens=300))
+        answers.append(create(model="slow", messages=user("hi"), max_tokens=1000))
 
     thread = threading.Thread(target=ask)
     thread.start()
-    until(lambda: get(slow_service, "/gpu/status")["in_flight"] == 1)
+    # A slot that was given is not yet a request that has reached the engine.
+    until(lambda: engine.cpu_times().user > idle_s + 0.2)
     os.kill(killed, signal.SIGKILL)
     thread.join(60)
     (answer,) = answers
-    assert answer.usage.completion_tokens == 300
+    assert answer.usage.completion_tokens == 1000
     assert engine_pid(slow_service) != killed
     until(lambda: "replays=1" in slow_service.output)
 
