@@ -125,7 +125,7 @@ def test_a_model_is_found_by_its_encoded_name(make_service: Make) -> None:
     assert one["id"] == "org/model"
     assert ask(CHAT, {**BODY, "model": "org/model"}).reply.status_code == 200
     for other in ("org%2Fother", "org%252Fmodel"):
-        assert_refused(ask(f"/v1/models/{other}", method="GET"), 404, "model_not_found")
+        assert_refused(ask(f"/v1/models/{other}", method="GET"), 404, "model_not_found", "model")
     ask.close()
     named.kill()
 
