@@ -22,6 +22,15 @@ TOOL = {
     "name": "get_weather",
     "input_schema": {"type": "object", "properties": {"city": {"type": "string"}}},
 }
+CITIES = {
+    "name": "get_weather",
+    "input_schema": {
+        "type": "object",
+        "properties": {"city": {"enum": ["Rome", "Oslo"]}},
+        "required": ["city"],
+        "additionalProperties": False,
+    },
+}
 SCHEMA = {
     "type": "object",
     "properties": {"color": {"enum": ["red", "blue"]}, "count": {"type": "integer"}},
@@ -129,13 +138,16 @@ def test_the_answer_has_the_asked_format(demo: Client) -> None:
 
 @pytest.mark.parametrize("choice", [{"type": "any"}, {"type": "tool", "name": "get_weather"}])
 def test_a_call_that_must_come_comes(demo: Client, choice: dict[str, str]) -> None:
-    body = {"tools": [TOOL], "tool_choice": choice, "max_tokens": 300}
+    body = {"tools": [CITIES], "tool_choice": choice, "max_tokens": 300, "temperature": 0}
     made = demo.answer("What is the weather in Rome?", **body)
-    assert made["stop_reason"] in ("tool_use", "max_tokens")
-    used = [block for block in made["content"] if block["type"] == "tool_use"]
-    assert [block["name"] for block in used] == ["get_weather"][: len(used)]
-    assert len(made["content"]) == len(used)  # nothing is said beside it
-    assert demo.stream("What is the weather in Rome?", **body).text == ""
+    assert made["stop_reason"] == "tool_use"
+    (used,) = made["content"]  # nothing is said beside it
+    assert (used["type"], used["name"]) == ("tool_use", "get_weather")
+    assert used["input"] in ({"city": "Rome"}, {"city": "Oslo"})
+    streamed = demo.stream("What is the weather in Rome?", **body)
+    assert (streamed.ending, streamed.text) == ("complete", "")
+    ((name, arguments),) = streamed.calls
+    assert (name, orjson.loads(arguments)) == (used["name"], used["input"])
 
 
 def test_a_prompt_that_is_too_long_is_the_client_s_fault(demo: Client) -> None:
