@@ -82,7 +82,7 @@ async function responsesRaw(url) {
     if (event.type === "response.output_text.delta") text += event.delta;
   }
   const done = ["response.completed", "response.incomplete"].includes(last?.type);
-  return done ? responseTold(last.response) : told(null, text);
+  return { ...(done ? responseTold(last.response) : told(null, text)), pieces: text };
 }
 
 async function responsesHelper(url) {

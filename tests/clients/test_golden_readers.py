@@ -124,6 +124,20 @@ ROWS = [
 ]
 
 
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_every_reader_of_a_program_is_looked_at(
+    read: Callable[[str], dict[tuple[str, str], dict[str, Any]]], program: str
+) -> None:
+    readers = PROGRAMS[program][2]
+    listed = {
+        (f"{dialect} {name}", case)
+        for dialect, names in readers.items()
+        for name in names
+        for case in wanted(dialect)
+    }
+    assert read(program).keys() == listed
+
+
 @pytest.mark.parametrize(("program", "dialect", "reader"), ROWS)
 def test_a_client_reads_what_the_engine_said(
     read: Callable[[str], dict[tuple[str, str], dict[str, Any]]],
@@ -150,6 +164,8 @@ def fault_of(reader: str, found: dict[str, Any], engine: Told) -> str | None:
         return f"not {engine.ending}"
     if found["text"] != engine.text:
         return f"not {engine.text!r}"
+    if found.get("pieces", found["text"]) != engine.text:
+        return f"pieces that make {found['pieces']!r}"
     assert engine.usage is not None
     if found["usage"] != [engine.usage[0], engine.usage[2]]:
         return f"not {engine.usage}"
