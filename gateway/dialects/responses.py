@@ -56,6 +56,9 @@ MAX_REPEATED_BYTES = 64 * 1024
 """Of instructions, tools and a schema, the most that a response repeats of each; what is longer is
 left out there. A stream has the response three times."""
 
+MAX_LOGPROBS_BYTES = 1 << 20
+"""Of logprobs, the most that a stream repeats behind the deltas that brought them."""
+
 _PATH = "/v1/responses"
 
 RESPONSES = Table(
@@ -310,6 +313,7 @@ class ResponsesTranslator(BlockTranslator):
     def __init__(self, call: EngineCall, head: ReplyHead, *, silent: bool = False) -> None:
         super().__init__(call, head, silent=silent)
         self._sequence = 0
+        self._logprob_bytes = 0
         self._mark: Any = None
         self._broken = False
 
@@ -329,7 +333,7 @@ class ResponsesTranslator(BlockTranslator):
     def _added(self, block: Block, piece: str, logprobs: list[Any]) -> None:
         told = {**self._at(block), "delta": piece}
         if block.kind == "text":
-            told["logprobs"] = list(map(_logprob, logprobs))
+            told["logprobs"] = self._logprobs(block, logprobs)
         self._emit(f"response.{_DELTAS[block.kind]}.delta", told)
 
     def _closed(self, block: Block) -> None:
@@ -408,6 +412,17 @@ class ResponsesTranslator(BlockTranslator):
         at = {"item_id": self._id(block), "output_index": block.index}
         return at if block.kind == "call" else {**at, "content_index": 0}
 
+    def _logprobs(self, block: Block, logprobs: list[Any]) -> list[orjson.Fragment]:
+        """Those of a piece; kept for the block's end, unless that is getting too large."""
+        texts = [orjson.dumps(_logprob(one)) for one in logprobs]
+        self._logprob_bytes += sum(map(len, texts))
+        told = list(map(orjson.Fragment, texts))
+        if self._silent or self._logprob_bytes <= MAX_LOGPROBS_BYTES:
+            block.logprobs += told
+        else:
+            block.logprobs.clear()
+        return told
+
     def _item(self, block: Block, status: str | None = None) -> dict[str, Any]:
         """A block as an item; with *status* as it is before it has any content."""
         begins = status is not None
@@ -434,8 +449,8 @@ _DELTAS = {"text": "output_text", "reasoning": "reasoning_text", "call": "functi
 def _part_of(block: Block) -> dict[str, Any]:
     if block.kind == "reasoning":
         return {"type": "reasoning_text", "text": block.content}
-    logprobs = list(map(_logprob, block.logprobs))
-    return {"type": "output_text", "text": block.content, "annotations": [], "logprobs": logprobs}
+    told = {"type": "output_text", "text": block.content, "annotations": []}
+    return {**told, "logprobs": block.logprobs}
 
 
 def _logprob(token: dict[str, Any]) -> dict[str, Any]:
@@ -510,7 +525,7 @@ of this route. Nothing is stored: send the whole conversation each time.
 | item of `input` | what happens |
 |---|---|
 | a message, with or without `type` | `user`, `system`, `developer`, `assistant`; text parts \
-become text, `input_image` is an image, as a data URL |
+become text, `input_image` is an image, as a data URL, `input_audio` sound |
 | `function_call`, `function_call_output` | the call and its answer, a string or parts |
 | `reasoning` | goes along as the thoughts before the next answer; without text it is dropped |
 | `item_reference`, `custom_tool_call`, `input_file` parts, any other | 400 |
@@ -520,7 +535,9 @@ become text, `input_image` is an image, as a data URL |
 - An answer that hit its token limit has `status` `incomplete`, and its last event is
   `response.incomplete`. There is no `[DONE]`.
 - A response repeats the request's instructions, tools and schema only up to
-  {MAX_REPEATED_BYTES >> 10} KiB each.
+  {MAX_REPEATED_BYTES >> 10} KiB each, and a stream its logprobs up to \
+{MAX_LOGPROBS_BYTES >> 20} MiB: the deltas have brought them.
+- `reasoning_tokens` and `cache_write_tokens` are always 0: the engine does not count them.
 """
 
 _COUNT_DOC = """\

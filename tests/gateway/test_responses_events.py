@@ -268,6 +268,20 @@ def test_logprobs_come_without_what_only_the_engine_knows():
     assert events[-1]["response"]["output"][0]["content"][0]["logprobs"] == expected
 
 
+def test_logprobs_that_are_many_come_with_the_deltas_only():
+    one = {"token": "a" * 1000, "bytes": [97], "logprob": -0.5}
+    deltas = [delta(content="a", logprobs=[one]) for _ in range(1100)]
+    events = told(*deltas, end())
+    assert all(event["logprobs"] for event in events if event["type"].endswith("text.delta"))
+    assert events[-1]["response"]["output"][0]["content"][0]["logprobs"] == []
+    assert DIALECT.assembler is not None
+    assembler = DIALECT.assembler(plan(), HEAD)
+    for event in (*deltas, end()):
+        assembler.feed(event)
+    (item,) = orjson.loads(assembler.result())["output"]
+    assert len(item["content"][0]["logprobs"]) == 1100, "there were no deltas"
+
+
 # -- cut answers
 
 
