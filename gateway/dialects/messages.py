@@ -77,7 +77,7 @@ MESSAGES = Table(
             "output_format", AnyValue("an object"), "The old name of `output_config.format`."
         ),
         translated("chat_template_kwargs", AnyValue("an object of scalars"), "As in chat."),
-        translated("n", Integer(1, 1), "There is one answer."),
+        Row("n", Fate.DROP_NAMED, locked=True, note="There is one answer."),
         translated("mcp_servers", AnyValue("an empty list"), "Any other is 400."),
         *same_fate(
             Fate.DROP,

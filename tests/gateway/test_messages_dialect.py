@@ -288,6 +288,11 @@ DROPPED = [
 ]
 
 
+def test_several_answers_are_one_and_that_is_named() -> None:
+    call = build(n=2)
+    assert (call.choices, call.ignored) == (1, ("n",))
+
+
 def test_stop_sequences_that_a_forced_call_leaves_out_are_named_and_not_asked_for() -> None:
     tools = [{"name": "f", "input_schema": {"type": "object"}}]
     call = build(
@@ -512,7 +517,6 @@ WRONG: dict[str, tuple[dict[str, Any], str, str]] = {
     "a limit of a kind": ({"max_tokens": "5"}, "invalid_type", "max_tokens"),
     "too hot": ({"temperature": 3}, "invalid_value", "temperature"),
     "stop of a kind": ({"stop_sequences": [3]}, "invalid_type", "stop_sequences[0]"),
-    "several answers": ({"n": 2}, "invalid_value", "n"),
     "servers": ({"mcp_servers": [{"url": "x"}]}, "unsupported_parameter", "mcp_servers"),
     "a grammar": ({"grammar": "root ::= x"}, "unsupported_parameter", "grammar"),
     "tools of a kind": ({"tools": {}}, "invalid_type", "tools"),
