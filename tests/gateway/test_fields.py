@@ -195,6 +195,7 @@ def test_names_of_ignored_fields_fit_a_header(names):
 def test_a_cut_name_stays_readable():
     assert printable("temperature") == "temperature"
     assert printable("a,b;c d") == "a%2Cb%3Bc%20d"
+    assert printable("x" * 62 + ",,") == "x" * 62, "no half of an escape"
 
 
 def test_no_table_names_a_field_twice():

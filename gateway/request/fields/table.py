@@ -6,6 +6,7 @@ allows it by name. The tables are data, so that the reference page is made from 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -22,6 +23,7 @@ __all__ = ["Fate", "Row", "Sifted", "Table", "printable", "sift"]
 
 MAX_IGNORED = 16
 MAX_NAME_CHARS = 64
+_CUT_ESCAPE = re.compile(r"%[0-9A-F]?$")
 
 
 class Fate(StrEnum):
@@ -104,7 +106,8 @@ class Sifted:
 
 def printable(name: str) -> str:
     """A client's own words made fit for headers and messages: ASCII, no separators, cut."""
-    return quote(name[:MAX_NAME_CHARS], safe="_.-[]*:", errors="replace")[:MAX_NAME_CHARS]
+    shown = quote(name[:MAX_NAME_CHARS], safe="_.-[]*:", errors="replace")[:MAX_NAME_CHARS]
+    return _CUT_ESCAPE.sub("", shown)
 
 
 def sift(body: dict[str, Any], table: Table, facts: ModelFacts, policy: FieldPolicy) -> Sifted:
