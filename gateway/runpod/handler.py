@@ -30,6 +30,7 @@ __all__ = ["Handler", "make_handler"]
 Handler = Callable[[dict[str, Any]], AsyncGenerator[Any, None]]
 
 _CONNECT_S = 10.0
+_MESSAGES = "/v1/messages"
 _BROKEN = failure(
     "The connection to the gateway broke off.", code="gateway_unavailable", kind="server_error"
 )
@@ -61,9 +62,18 @@ def make_handler(base_url: str, key: str, clock: Callable[[], float]) -> Handler
         except (aiohttp.ClientError, OSError):
             # TimeoutError is an OSError too.
             pass
-        yield f"data: {_BROKEN}\n\n" if begun else {"error": _BROKEN}
+        yield _last_event(call.path) if begun else {"error": _BROKEN}
 
     return handle
+
+
+def _last_event(path: str) -> str:
+    """How a stream of *path* is told that it broke off."""
+    if path != _MESSAGES:
+        return f"data: {_BROKEN}\n\n"
+    # Anthropic's SDKs skip an event without this name, and take the stream for complete.
+    told = {**orjson.loads(_BROKEN)["error"], "type": "api_error"}
+    return f"event: error\ndata: {orjson.dumps({'type': 'error', 'error': told}).decode()}\n\n"
 
 
 async def _outputs(
