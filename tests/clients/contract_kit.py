@@ -15,6 +15,15 @@ __all__ = ["ABSENT", "Asker", "Outcome", "assert_refused", "picked"]
 ABSENT = "(absent)"
 """Stands for a key that the engine was not sent."""
 
+_ASKED_AS = {
+    **dict.fromkeys(("/v1/responses", "/v1/messages"), "/v1/chat/completions"),
+    **dict.fromkeys(
+        ("/v1/responses/input_tokens", "/v1/messages/count_tokens"),
+        "/v1/chat/completions/input_tokens",
+    ),
+}
+"""The engine's path for those paths that it does not have, or that we do not use."""
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -24,7 +33,7 @@ class Outcome:
     requests: tuple[dict[str, Any], ...]
     """All that the engine was sent meanwhile, as the mock tells it."""
     sent: dict[str, Any] | None
-    """The body of the one on the same path; None when there was none."""
+    """The body of the one on the path that the engine is asked on; None when there was none."""
 
     @property
     def error(self) -> dict[str, Any]:
@@ -71,7 +80,9 @@ class Asker:
         new = seen - self._seen
         self._seen = seen
         found = tuple(last[len(last) - new :])
-        own = [each["body"] for each in found if each["path"] == path.partition("?")[0]]
+        public = path.partition("?")[0]
+        asked = _ASKED_AS.get(public, public)
+        own = [each["body"] for each in found if each["path"] == asked]
         return Outcome(reply, found, own[-1] if own else None)
 
     def close(self) -> None:

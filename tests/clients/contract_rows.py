@@ -13,6 +13,8 @@ from tests.clients.contract_kit import ABSENT
 
 CHAT = "/v1/chat/completions"
 TEXT = "/v1/completions"
+RESPONSES = "/v1/responses"
+MESSAGES_PATH = "/v1/messages"
 VECTORS = "/v1/embeddings"
 RANKS = "/v1/rerank"
 CONTEXT = 4096
@@ -28,6 +30,10 @@ PNG = (
 LEAST: dict[str, dict[str, Any]] = {
     CHAT: {"messages": [USER], "max_tokens": 2},
     CHAT + "/input_tokens": {"messages": [USER]},
+    RESPONSES: {"input": "hi", "max_output_tokens": 2},
+    RESPONSES + "/input_tokens": {"input": "hi"},
+    MESSAGES_PATH: {"messages": [USER], "max_tokens": 2},
+    MESSAGES_PATH + "/count_tokens": {"messages": [USER]},
     TEXT: {"prompt": "a", "max_tokens": 2},
     VECTORS: {"input": "a"},
     RANKS: {"query": "a", "documents": ["b"]},
