@@ -362,8 +362,7 @@ class _Responses:
         else:
             told = [part["text"] for part in one.parts]
             kept = [part["text"] for part in item.get("content") or ()]
-            said = [part["text"] for part in item.get("summary") or ()]
-            need(told in (kept, said), "reasoning differs", told, item)
+            need(told == kept, "reasoning differs", told, item)
         self.done.append(item)
         self.open = None
 
@@ -381,9 +380,6 @@ class _Responses:
 
     def _on_content_part_added(self, payload: dict[str, Any]) -> None:
         self._open_part(payload, "content_index", payload.get("part"))
-
-    def _on_reasoning_summary_part_added(self, payload: dict[str, Any]) -> None:
-        self._open_part(payload, "summary_index", payload.get("part"))
 
     def _open_part(self, payload: dict[str, Any], at: str, part: Any) -> None:
         one = self._in(payload)
@@ -437,32 +433,10 @@ class _Responses:
         self._close_part(payload, "content_index")
 
     def _on_reasoning_text_delta(self, payload: dict[str, Any]) -> None:
-        self._loose_reasoning(payload)
         self._delta(payload, "content_index", ("reasoning",))
 
     def _on_reasoning_text_done(self, payload: dict[str, Any]) -> None:
-        self._loose_reasoning(payload)
         self._text_done(payload, "content_index", "text")
-        one = self.open
-        assert one is not None
-        if one.part is not None and one.part.get("loose"):
-            one.parts.append({"type": "reasoning_text", "text": one.text})
-            one.part = one.text_done = None
-
-    def _loose_reasoning(self, payload: dict[str, Any]) -> None:
-        """Reasoning may come without part events: some servers send none, no client needs any."""
-        one = self._in(payload)
-        if one.part is None:
-            one.part, one.text, one.text_done = {"loose": True}, "", None
-
-    def _on_reasoning_summary_text_delta(self, payload: dict[str, Any]) -> None:
-        self._delta(payload, "summary_index", ("reasoning",))
-
-    def _on_reasoning_summary_text_done(self, payload: dict[str, Any]) -> None:
-        self._text_done(payload, "summary_index", "text")
-
-    def _on_reasoning_summary_part_done(self, payload: dict[str, Any]) -> None:
-        self._close_part(payload, "summary_index")
 
     def _on_function_call_arguments_delta(self, payload: dict[str, Any]) -> None:
         self._delta(payload, None, ("function_call",))
@@ -556,9 +530,6 @@ def _part(part: Any, item_type: str) -> None:
     need(isinstance(part, dict), "no part", part)
     assert isinstance(part, dict)
     need(isinstance(part.get("text"), str), "a part without text", part)
-    if part.get("type") == "summary_text":
-        need(item_type == "reasoning", "a summary of something else", part)
-        return
     need(_PARTS.get(part.get("type", "")) == item_type, "a part of another kind", part, item_type)
     if item_type == "message":
         need(part.get("annotations") == [], "annotations", part)
