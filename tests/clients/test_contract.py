@@ -20,10 +20,12 @@ from tests.clients.contract_rows import (
     CHAT,
     LEAST,
     MESSAGES,
+    MESSAGES_PATH,
     NAMED,
     RANGES,
     REFUSED,
     REFUSED_MESSAGES,
+    RESPONSES,
     SENT_ON,
 )
 from tests.support.service import ServiceProcess
@@ -72,15 +74,23 @@ def test_what_cannot_be_done_is_refused_before_the_engine_is_asked(
     assert outcome.error["type"] == "invalid_request_error"
 
 
-@pytest.mark.parametrize("name", RANGES)
-def test_ranges_end_where_they_should(ask: Asker, name: str) -> None:
+RANGED = [
+    pytest.param(path, name, id=f"{DIALECTS[path].name}-{name}")
+    for path in (CHAT, RESPONSES, MESSAGES_PATH)
+    for name in RANGES
+    if path == CHAT or name in {row.name for row in DIALECTS[path].table.rows}
+]
+
+
+@pytest.mark.parametrize(("path", "name"), RANGED)
+def test_ranges_end_where_they_should(ask: Asker, path: str, name: str) -> None:
     low, high = RANGES[name]
-    whole = {"logprobs": True} if name == "top_logprobs" else {}
+    whole = {"logprobs": True} if name == "top_logprobs" and path != RESPONSES else {}
     for inside in (low, high):
-        outcome = ask(CHAT, {**LEAST[CHAT], **whole, name: inside})
+        outcome = ask(path, {**LEAST[path], **whole, name: inside})
         assert outcome.reply.status_code == 200, outcome.reply.text
     for outside in (low - 1, high + 1):
-        outcome = ask(CHAT, {**LEAST[CHAT], **whole, name: outside})
+        outcome = ask(path, {**LEAST[path], **whole, name: outside})
         assert_refused(outcome, 400, "invalid_value", name)
 
 

@@ -19,10 +19,12 @@ from tests.clients.contract_rows import (
     CONTEXT,
     LEAST,
     MESSAGES,
+    MESSAGES_PATH,
     RANGES,
     RANKS,
     REFUSED,
     REFUSED_MESSAGES,
+    RESPONSES,
     SENT_ON,
     TEXT,
     USER,
@@ -56,7 +58,7 @@ def asks(make_service: Make, llama_server: Path, models: Path) -> Iterator[dict[
         client = httpx.Client(base_url=service.url, headers=head, timeout=60)
         clients.append(client)
         found[path] = lambda path, body, client=client: client.post(path, json=body)
-    found[TEXT] = found[f"{CHAT}/input_tokens"] = found[CHAT]
+    found |= dict.fromkeys(LEAST.keys() - found.keys(), found[CHAT])
     yield found
     for client in clients:
         client.close()
@@ -71,11 +73,12 @@ def test_fields_that_are_sent_on_are_answered(
     assert b'"error"' not in reply.content
 
 
+@pytest.mark.parametrize("path", [CHAT, RESPONSES, MESSAGES_PATH])
 @pytest.mark.parametrize("name", RANGES)
-def test_both_ends_of_each_range_are_answered(asks: dict[str, Ask], name: str) -> None:
-    more = {"logprobs": True} if name == "top_logprobs" else {}
+def test_both_ends_of_each_range_are_answered(asks: dict[str, Ask], path: str, name: str) -> None:
+    more = {"logprobs": True} if name == "top_logprobs" and path != RESPONSES else {}
     for value in RANGES[name]:
-        reply = asks[CHAT](CHAT, {**LEAST[CHAT], **more, name: value})
+        reply = asks[path](path, {**LEAST[path], **more, name: value})
         assert reply.status_code == 200, reply.text
 
 
@@ -117,12 +120,12 @@ def test_no_mistake_in_a_body_is_answered_as_a_fault_of_the_server(
     for path, body in mutants(seed, 150):
         reply = asks[path](path, body)
         if reply.status_code == 200:
-            assert b'"error"' not in reply.content, body
+            assert b'"error":{' not in reply.content, (path, body)
             continue
         error = reply.json()["error"]
-        assert (reply.status_code, error["retryable"]) == (400, False), (body, error)
+        assert (reply.status_code, error["retryable"]) == (400, False), (path, body, error)
         # The engine gives no place: what it refuses by itself was to be refused before.
-        assert error["param"] or error["code"] == "invalid_json", (body, error)
+        assert error["param"] or error["code"] == "invalid_json", (path, body, error)
 
 
 @pytest.mark.parametrize(
