@@ -14,6 +14,15 @@ export LLAMA_GATEWAY_KEY="${LLAMA_GATEWAY_KEY:-}"
 url=${LLAMA_GATEWAY_URL:-http://localhost:8000} # without /v1
 model=${LLAMA_GATEWAY_MODEL:-smollm2-135m-instruct}
 
+features="chat tools structured error truncated broken"
+asked=${*:-$features}
+for feature in $asked; do
+    case " $features " in
+    *" $feature "*) ;;
+    *) echo "no feature $feature; there are $features" >&2 && exit 2 ;;
+    esac
+done
+
 command -v codex >/dev/null || { echo "codex not found: npm install -g @openai/codex" >&2 && exit 1; }
 
 folder=$(mktemp -d)
@@ -69,7 +78,7 @@ chat() {
 
 # Two turns: the model has Codex run a command, and answers with what that printed.
 tools() {
-    codex_exec "${LLAMA_GATEWAY_TOOL_PROMPT:-Run the command pwd and say what it prints.}" --json ||
+    codex_exec "${LLAMA_GATEWAY_TOOLS_PROMPT:-Run the command pwd and say what it prints.}" --json ||
         fail "codex failed"
     python3 -c 'import json, sys
 lines = [json.loads(line) for line in open(sys.argv[1]) if line.startswith("{")]
@@ -127,10 +136,4 @@ broken() {
     echo "broken: ok, $(grep "^ERROR: " "$folder/log" | tail -1)"
 }
 
-[ $# -gt 0 ] || set -- chat tools structured error truncated broken
-for feature; do
-    case $feature in
-    chat | tools | structured | error | truncated | broken) "$feature" ;;
-    *) echo "no feature $feature" >&2 && exit 1 ;;
-    esac
-done
+for feature in $asked; do "$feature"; done

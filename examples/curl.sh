@@ -10,6 +10,15 @@ url=${LLAMA_GATEWAY_URL:-http://localhost:8000} # without /v1
 key=${LLAMA_GATEWAY_KEY:-}
 model=${LLAMA_GATEWAY_MODEL:-smollm2-135m-instruct}
 
+features="chat stream tools structured error truncated broken"
+asked=${*:-$features}
+for feature in $asked; do
+    case " $features " in
+    *" $feature "*) ;;
+    *) echo "no feature $feature; there are $features" >&2 && exit 2 ;;
+    esac
+done
+
 # post ROUTE BODY [curl's options]: the reply's body
 post() {
     route=$1 body=$2
@@ -172,10 +181,4 @@ print(chunks[-1]["error"]["type"])' "$(post messages "{$head, $messages}" -N)")
     echo "broken: ok, $chat, $responses, $messages"
 }
 
-[ $# -gt 0 ] || set -- chat stream tools structured error truncated broken
-for feature; do
-    case $feature in
-    chat | stream | tools | structured | error | truncated | broken) "$feature" ;;
-    *) echo "no feature $feature" >&2 && exit 1 ;;
-    esac
-done
+for feature in $asked; do "$feature"; done
