@@ -8,11 +8,20 @@ export const gateway = {
   model: process.env.LLAMA_GATEWAY_MODEL ?? "smollm2-135m-instruct",
 };
 
-/** Run the features named on the command line, or all, and say what each of them saw. */
+/**
+ * Run the features named on the command line, or all, and say what each of them saw.
+ *
+ * Ends with status 2, before any is run, when a name is unknown.
+ */
 export async function run(features) {
-  const names = process.argv.length > 2 ? process.argv.slice(2) : Object.keys(features);
+  const known = Object.keys(features);
+  const names = process.argv.length > 2 ? process.argv.slice(2) : known;
+  const unknown = names.filter((name) => !known.includes(name));
+  if (unknown.length) {
+    console.error(`no feature ${unknown.join(", ")}; there are ${known.join(", ")}`);
+    process.exit(2);
+  }
   for (const name of names) {
-    if (!Object.hasOwn(features, name)) throw new Error(`no feature ${name}`);
     if (name === "broken" && !process.env.LLAMA_GATEWAY_BROKEN_PROMPT) {
       console.log("broken: skipped, LLAMA_GATEWAY_BROKEN_PROMPT is not set");
       continue;
