@@ -109,7 +109,6 @@ function structured() {
     const { output } = await generateText({
       model,
       prompt: "Anna is 31 years old. Who is she?",
-      temperature: 0,
       maxOutputTokens: 200,
       temperature: 0,
       output: Output.object({ schema: z.object({ name: z.string(), age: z.int() }) }),

@@ -125,6 +125,7 @@ def broken() -> str:
             pieces.append(chunk.choices[0].delta.content or "")
     except (
         litellm.exceptions.MidStreamFallbackError,
+        # An engine can find only while it writes that the context is full.
         litellm.ContextWindowExceededError,
     ) as failure:
         assert "".join(pieces)

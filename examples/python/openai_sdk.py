@@ -76,7 +76,7 @@ def tools() -> str:
     messages = user("What is the weather in Paris?")
     must = {"type": "function", "function": {"name": "get_weather"}}
     first = create(messages=messages, tool_choice=must, **asked).choices[0]
-    assert first.finish_reason in ("tool_calls", "stop")  # OpenAI says "stop" of a forced call
+    assert first.finish_reason == "tool_calls"  # OpenAI says "stop" of a forced call
     messages.append(first.message)
     for call in first.message.tool_calls:
         assert call.function.name == "get_weather"
@@ -85,7 +85,9 @@ def tools() -> str:
     last = create(messages=messages, **asked)
     assert last.choices[0].message.content
     streamed = create(messages=messages[:1], tool_choice=must, stream=True, **asked)
-    pieces = [piece for chunk in streamed for piece in chunk.choices[0].delta.tool_calls or []]
+    choices = [chunk.choices[0] for chunk in streamed]
+    assert choices[-1].finish_reason == "tool_calls"
+    pieces = [piece for choice in choices for piece in choice.delta.tool_calls or []]
     assert pieces[0].function.name == "get_weather"
     json.loads("".join(piece.function.arguments or "" for piece in pieces if piece.index == 0))
     return f"{call.function.arguments} -> {last.choices[0].message.content}"
