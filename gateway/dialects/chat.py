@@ -152,7 +152,10 @@ def _clear_for_calls(out: dict[str, Any], sifted: Sifted) -> None:
     """Leave out what would spoil the JSON of a call, or what has no meaning beside one."""
     if out.pop("stop", None):
         sifted.ignored.append("stop")
-    if sifted.translate.get("response_format") is not None:
+    asked = sifted.translate.get("response_format", {"type": "text"})
+    if not isinstance(asked, dict):
+        raise wrong_type("response_format", "an object")
+    if asked.get("type") != "text":
         sifted.ignored.append("response_format")
     out["reasoning_format"] = "auto"  # every other keeps thoughts in the text, or may do so
 

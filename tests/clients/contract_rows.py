@@ -230,6 +230,13 @@ REFUSED: list[tuple[str, dict[str, Any], int, str, str]] = [
     (CHAT, {"response_format": {"type": "xml"}}, 400, BAD_VALUE, "response_format.type"),
     (CHAT, {"response_format": {"type": "json_schema"}}, 400, BAD_TYPE,
      "response_format.json_schema"),
+    *(
+        (RESPONSES, {"tools": [{"type": "function", "name": "f"}], "tool_choice": "required",
+                     "text": {"format": wrong}}, 400, BAD_TYPE, "text.format")
+        for wrong in (-1, True, "x", [])
+    ),
+    (CHAT, {"tools": [{"function": {"name": "f"}}], "tool_choice": "required",
+            "response_format": -1}, 400, BAD_TYPE, "response_format"),
     (CHAT, {"reasoning_format": "fancy"}, 400, BAD_VALUE, "reasoning_format"),
     (CHAT, {"audio": {"voice": "a"}}, 400, NEVER, "audio"),
     (CHAT, {"modalities": ["text", "audio"]}, 400, NEVER, "modalities"),
