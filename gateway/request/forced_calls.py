@@ -7,8 +7,8 @@ arguments, any of the tools, or a list of such calls. What it writes then is tur
 by `gateway.stream.forced_calls`.
 
 The parameters of each tool are hung under ``$defs`` of the whole, and their references moved along.
-They have been through `schema_guard` each for itself and with one budget; what is added here is two
-levels, one alternative and two properties for each tool.
+They have been through `schema_guard` each for itself and with one budget; what is added here is one
+alternative and two properties for each tool.
 """
 
 from __future__ import annotations
