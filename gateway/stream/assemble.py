@@ -17,8 +17,6 @@ as JSON text, which is a tenth of what they take as Python objects.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import orjson
@@ -31,18 +29,8 @@ __all__ = ["ChatAssembler", "CompletionAssembler", "IncompleteReplyError"]
 _HEAD = ("created", "model", "system_fingerprint")
 
 
-@contextmanager
-def _shape_expected() -> Iterator[None]:
-    """
-    Inside, events are taken for what they should be.
-
-    Raises:
-        ValueError: They are not.
-    """
-    try:
-        yield
-    except (AttributeError, LookupError, TypeError) as exc:
-        raise ValueError("an event has another shape than it should") from exc
+_MISSHAPEN = (AttributeError, LookupError, TypeError)
+"""What events of another shape than they should have run into."""
 
 
 class IncompleteReplyError(ValueError):
@@ -87,10 +75,12 @@ class _Assembler(Generic[C]):
         Raises:
             ValueError: An event is not JSON, or has another shape than it should.
         """
-        with _shape_expected():
+        try:
             for payload in self._events.feed(events):
                 if payload != DONE:
                     self._add(orjson.loads(payload))
+        except _MISSHAPEN as exc:
+            raise ValueError("an event has another shape than it should") from exc
 
     def result(self) -> bytes:
         """
@@ -100,8 +90,10 @@ class _Assembler(Generic[C]):
             IncompleteReplyError: No choice began, or one that began did not end.
             ValueError: An event had another shape than it should.
         """
-        with _shape_expected():
+        try:
             return self._reply()
+        except _MISSHAPEN as exc:
+            raise ValueError("an event had another shape than it should") from exc
 
     def _reply(self) -> bytes:
         ended = [choice.finish_reason is not None for choice in self._choices.values()]
