@@ -31,6 +31,7 @@ from backend.errors import BackendError, ConnectFailed, EngineGone, EngineTimeou
 __all__ = ["EngineClient", "Exchange", "Sink"]
 
 _EARLY_LIMIT_BYTES = 1 << 20
+_HEADS_KEPT = 64
 
 
 class Sink(Protocol):
@@ -85,6 +86,10 @@ class Exchange:
         Raises:
             EngineGone: The connection broke, or the body is larger than *limit_bytes*.
         """
+        if self._finished is True:  # small replies come in one piece with their head
+            body = b"".join(self._early)
+            if len(body) <= limit_bytes:
+                return body
         collector = _Collector(asyncio.get_running_loop().create_future(), limit_bytes, self)
         self.attach(collector)
         try:
@@ -110,10 +115,7 @@ class Exchange:
 
     # -- called by the connection
 
-    def _data(self, chunk: bytes) -> None:
-        if self._sink is not None:
-            self._sink.data(chunk)
-            return
+    def _keep(self, chunk: bytes) -> None:
         self._early.append(chunk)
         if sum(map(len, self._early)) > _EARLY_LIMIT_BYTES:
             self.pause()
@@ -224,10 +226,13 @@ class _Connection(asyncio.Protocol):
             head.set_result(self._exchange)
 
     def on_body(self, body: bytes) -> None:
-        if self._ended or self._exchange is None:
+        exchange = self._exchange
+        if self._ended or exchange is None:
             self._reusable = False
+        elif exchange._sink is not None:  # once for each event of a stream
+            exchange._sink.data(body)
         else:
-            self._exchange._data(body)
+            exchange._keep(body)
 
     def on_message_complete(self) -> None:
         if self._ended:
@@ -295,8 +300,8 @@ class _Connection(asyncio.Protocol):
 class EngineClient:
     """Sends requests to one engine over a pool of connections.
 
-    Owned by one event loop. Connections are as many as there are exchanges at a time; the caller
-    bounds those (the engine's slots).
+    Owned by the event loop that it is made in. Connections are as many as there are exchanges at a
+    time; the caller bounds those (the engine's slots).
 
     Args:
         address: Where the engine listens.
@@ -317,13 +322,16 @@ class EngineClient:
         stale_after_s: float = 1.0,
         on_use: Callable[[bool], None] | None = None,
     ) -> None:
+        self._loop = asyncio.get_running_loop()
         self._address = address
         self._connect_timeout_s = connect_timeout_s
         self._idle_s = idle_s
         self._idle: list[_Connection] = []
         self._all: set[_Connection] = set()
         self._reaper: asyncio.TimerHandle | None = None
-        self._common = f"Host: engine\r\nAuthorization: Bearer {key}\r\nAccept: */*\r\n".encode()
+        self._common = f"Host: engine\r\nAuthorization: Bearer {key}\r\nAccept: */*\r\n"
+        self._heads: dict[tuple[str, str], bytes] = {}
+        """What all requests of one method and path begin with."""
         self._stale_after_s = stale_after_s
         self._closed = False
         self._on_use = on_use
@@ -400,7 +408,7 @@ class EngineClient:
     # -- the pool
 
     async def _exchange(self, connection: _Connection, request: bytes) -> Exchange:
-        head: asyncio.Future[Exchange] = asyncio.get_running_loop().create_future()
+        head: asyncio.Future[Exchange] = self._loop.create_future()
         connection.start(request, head)
         if self._on_use is not None:
             self._on_use(connection.reused)
@@ -411,20 +419,19 @@ class EngineClient:
             raise
 
     def _newest_idle(self) -> _Connection | None:
-        now = asyncio.get_running_loop().time()
+        now = self._loop.time()
         while self._idle:
             connection = self._idle.pop()
             connection.idle_s = now - connection.idle_since_s
-            if connection.open and connection.idle_s < self._idle_s:
+            if connection.idle_s < self._idle_s and connection.open:
                 return connection
             connection.abort()
         return None
 
     async def _connect(self) -> _Connection:
-        loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self._connect_timeout_s):
-                connection = await self._dial(loop)
+                connection = await self._dial()
         except TimeoutError:
             raise ConnectFailed(f"no connection within {self._connect_timeout_s:g} s") from None
         except OSError as exc:
@@ -432,7 +439,8 @@ class EngineClient:
         self._all.add(connection)
         return connection
 
-    async def _dial(self, loop: asyncio.AbstractEventLoop) -> _Connection:
+    async def _dial(self) -> _Connection:
+        loop = self._loop
         match self._address:
             case UnixAddress(path):
                 _, connection = await loop.create_unix_connection(lambda: _Connection(self), path)
@@ -441,19 +449,17 @@ class EngineClient:
         return connection
 
     def _release(self, connection: _Connection) -> None:
-        loop = asyncio.get_running_loop()
-        connection.idle_since_s = loop.time()
+        connection.idle_since_s = self._loop.time()
         self._idle.append(connection)
         if self._reaper is None:
-            self._reaper = loop.call_later(self._idle_s, self._reap)
+            self._reaper = self._loop.call_later(self._idle_s, self._reap)
 
     def _reap(self) -> None:
-        loop = asyncio.get_running_loop()
-        cutoff_s = loop.time() - self._idle_s
+        cutoff_s = self._loop.time() - self._idle_s
         while self._idle and self._idle[0].idle_since_s <= cutoff_s:
             self._idle.pop(0).abort()
         again = bool(self._idle)
-        self._reaper = loop.call_later(self._idle_s, self._reap) if again else None
+        self._reaper = self._loop.call_later(self._idle_s, self._reap) if again else None
 
     def _forget(self, connection: _Connection) -> None:
         self._all.discard(connection)
@@ -461,13 +467,19 @@ class EngineClient:
             self._idle.remove(connection)
 
     def _encode(self, method: str, path: str, body: bytes | None, request_id: str) -> bytes:
-        head = f"{method} {path} HTTP/1.1\r\n".encode() + self._common
-        if request_id:
-            head += f"X-Request-Id: {request_id}\r\n".encode()
+        head = self._heads.get((method, path)) or self._begin_head(method, path)
+        named = f"X-Request-Id: {request_id}\r\n".encode() if request_id else b""
         if body is None:
-            return head + b"\r\n"
-        return (
-            head
-            + f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode()
-            + body
+            return b"%b%b\r\n" % (head, named)
+        return b"%b%bContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (
+            head,
+            named,
+            len(body),
+            body,
         )
+
+    def _begin_head(self, method: str, path: str) -> bytes:
+        head = f"{method} {path} HTTP/1.1\r\n{self._common}".encode()
+        if len(self._heads) < _HEADS_KEPT:  # paths with a query may be many
+            self._heads[method, path] = head
+        return head
