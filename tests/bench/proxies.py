@@ -1,0 +1,321 @@
+"""What is measured: the gateway, nginx, and no proxy at all, in front of one and the same engine.
+
+The gateway runs as a user would run it, with keys, limits, fair queue, metrics and a JSON access
+log that goes to a file. The limits are on and so high that nobody meets them. Its engine is
+`tests.bench.upstream`; nginx and the direct way use the socket of that one.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from keys.changes import merge
+from keys.editing import editing
+from keys.records import KeyRecord
+from tests.bench.cpu import family, pin
+from tests.support.service import ServiceProcess
+from tests.tiny_gguf import write_tiny_gguf
+
+__all__ = ["SLOTS", "Door", "Gateway", "Nginx", "make_keys"]
+
+_ROOT = Path(__file__).parents[2]
+_READY = re.compile(r"ready: http://\S+:(\d+)/v1")
+_START_S = 60.0
+_STEP_S = 0.02
+SLOTS = 256
+_CONTEXT = 100_000_000
+
+SETTINGS = {
+    "LOG_FORMAT": "json",
+    "PARALLEL": str(SLOTS),
+    # A prompt of a megabyte must fit into a slot.
+    "CTX": str(_CONTEXT),
+    # All callers of the bench have one address and one key.
+    "MAX_CONNECTIONS_PER_ADDRESS": "0",
+    "MAX_REQUESTS_PER_MINUTE": "10000000",
+    "MAX_TOKENS_PER_MINUTE": "1000000000000",
+    "MAX_TOKENS_PER_DAY": "1000000000000",
+    "MAX_CONCURRENT_PER_KEY": "1000000",
+    "AUTH_FAILURES_PER_MINUTE": "1000000",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Door:
+    """Where one of the three is entered, and which processes are it.
+
+    Attributes:
+        name: ``direct``, ``nginx`` or ``gateway``.
+        path: A Unix socket; None for *port*.
+        port: On 127.0.0.1.
+        pids: Its own processes; none for ``direct``.
+    """
+
+    name: str
+    path: str | None = None
+    port: int = 0
+    pids: tuple[int, ...] = ()
+
+
+def make_keys(folder: Path, count: int) -> list[str]:
+    """Write a keys file with *count* keys; their secrets."""
+    secrets: list[str] = []
+    records: list[KeyRecord] = []
+    with editing(folder / "keys.yaml", folder / "keys.pepper", create=True) as draft:
+        for number in range(count):
+            name = f"key-{number}"
+            text, secret = draft.make_secret(name)
+            secrets.append(text)
+            records.append(KeyRecord(name, secret))
+        draft.save(merge(draft.file, records))
+    return secrets
+
+
+class _Service(ServiceProcess):
+    """A service whose log goes to a file, as its reader would be load on the other core."""
+
+    def start(self) -> _Service:
+        with (self.folder / "gateway.log").open("wb") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "gateway", "serve", *self._flags],
+                cwd=_ROOT,
+                env=self._env,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                text=True,
+            )
+        return self
+
+    def ready(self) -> _Service:
+        assert self._process is not None
+        for _ in range(int(_START_S / _STEP_S)):
+            said = (self.folder / "gateway.log").read_text(encoding="utf-8", errors="replace")
+            if (found := _READY.search(said)) is not None:
+                self.port = int(found[1])
+                return self
+            _pause_on(self._process)
+        raise AssertionError(f"the gateway is not ready:\n{said}")
+
+
+_NGINX = """\
+{user}
+daemon off;
+worker_processes 1;
+pid {folder}/nginx.pid;
+error_log stderr warn;
+worker_rlimit_nofile 20000;
+events {{ worker_connections 10000; }}
+http {{
+    access_log off;
+    client_body_temp_path {folder}/body;
+    proxy_temp_path {folder}/proxy;
+    fastcgi_temp_path {folder}/fastcgi;
+    uwsgi_temp_path {folder}/uwsgi;
+    scgi_temp_path {folder}/scgi;
+    client_max_body_size 16m;
+    client_body_buffer_size 4m;
+    keepalive_requests 100000000;
+    keepalive_timeout 300s;
+    tcp_nodelay on;
+    upstream engine {{
+        server unix:{socket};
+        keepalive 512;
+        keepalive_requests 100000000;
+    }}
+    server {{
+        listen 127.0.0.1:{port} backlog=4096;
+        location / {{
+            proxy_pass http://engine;
+            proxy_http_version 1.1;
+            proxy_set_header Connection "";
+            proxy_buffering off;
+            proxy_request_buffering off;
+            proxy_read_timeout 600s;
+        }}
+    }}
+}}
+"""
+
+
+def free_port() -> int:
+    """A port that nobody listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_for_port(port: int, process: subprocess.Popen[str]) -> None:
+    """Wait until *process* listens there."""
+    for _ in range(int(_START_S / _STEP_S)):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        _pause_on(process)
+    raise AssertionError(f"{process.args!r} does not listen")
+
+
+def _pause_on(process: subprocess.Popen[str]) -> None:
+    """Let a moment pass, unless the process ends in it."""
+    try:
+        code = process.wait(_STEP_S)
+    except subprocess.TimeoutExpired:
+        return
+    raise AssertionError(f"{process.args!r} ended with {code}")
+
+
+class Gateway:
+    """The gateway and its engine, each on its cores.
+
+    Args:
+        folder: An empty one.
+        env: More settings.
+        cores: Those of the proxy, those of all others.
+        keys: How many keys its file holds.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        env: Mapping[str, str],
+        cores: tuple[list[int], list[int]],
+        *,
+        keys: int = 8,
+    ) -> None:
+        folder.mkdir()
+        self.secrets = make_keys(folder, keys)
+        model = write_tiny_gguf(folder / "bench.gguf")
+        settings = {
+            **SETTINGS,
+            "LLAMA_SERVER": str(_upstream_program(folder)),
+            "MODEL_PATH": str(model),
+            "MODEL_ALIAS": "bench",
+            **env,
+        }
+        self._cores = cores
+        self.service = _Service(folder, settings)
+
+    def __enter__(self) -> Gateway:
+        self.service.start()
+        try:
+            self.service.ready()
+            pin(self.service.pid, self._cores[0])
+            for child in self.engine_pids:
+                pin(child, self._cores[1])
+        except BaseException:
+            self.service.kill()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            if kind is None:
+                self.service.stop()
+        finally:
+            self.service.kill()
+
+    @property
+    def engine_pids(self) -> list[int]:
+        return family(self.service.pid)
+
+    @property
+    def door(self) -> Door:
+        return Door("gateway", port=self.service.port, pids=(self.service.pid,))
+
+    @property
+    def direct(self) -> Door:
+        return Door("direct", path=self.service.engine_socket)
+
+
+def _upstream_program(folder: Path) -> Path:
+    """A program that can be given as LLAMA_SERVER; the engine's environment is a bare one."""
+    program = folder / "llama-server"
+    program.write_text(
+        f"#!/bin/sh\nPYTHONPATH='{_ROOT}' exec '{sys.executable}' -m tests.bench.upstream \"$@\"\n"
+    )
+    program.chmod(0o755)
+    return program
+
+
+class Nginx:
+    """A bare nginx: one worker, nothing buffered, connections to the engine kept, no log.
+
+    Args:
+        folder: An empty one.
+        program: The nginx to run.
+        engine_socket: What it passes requests on to.
+        cores: As for `Gateway`.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        program: Path,
+        engine_socket: str,
+        cores: tuple[list[int], list[int]],
+    ) -> None:
+        folder.mkdir()
+        self._folder = folder
+        self._program = program
+        self._cores = cores
+        self._process: subprocess.Popen[str] | None = None
+        self._port = free_port()
+        config = _NGINX.format(
+            user="user root;" if os.getuid() == 0 else "",
+            folder=folder,
+            socket=engine_socket,
+            port=self._port,
+        )
+        (folder / "nginx.conf").write_text(config)
+
+    def __enter__(self) -> Nginx:
+        folder = self._folder
+        with (folder / "said.log").open("wb") as log:
+            self._process = subprocess.Popen(
+                [self._program, "-p", folder, "-c", folder / "nginx.conf", "-e", "stderr"],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+        try:
+            wait_for_port(self._port, self._process)
+            for pid in self.door.pids:
+                pin(pid, self._cores[0])
+        except BaseException:
+            self._stop()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._stop()
+
+    def _stop(self) -> None:
+        assert self._process is not None
+        self._process.terminate()
+        self._process.wait(10)
+
+    @property
+    def door(self) -> Door:
+        assert self._process is not None
+        pid = self._process.pid
+        return Door("nginx", port=self._port, pids=(pid, *family(pid)))
