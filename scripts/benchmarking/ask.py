@@ -1,0 +1,153 @@
+"""Sends one request and says how it ended; waits where a refusal says so.
+
+A failure of the server is an outcome, never an exception: only cancellation leaves this module.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+
+import aiohttp
+import orjson
+
+from .plan import Endpoint
+from .samples import Failure, Refusals, Sample
+from .stream import StreamWatch
+
+__all__ = ["Asker", "said"]
+
+_TRIES = 10
+_WAIT_S = 1.0
+"""Before the next try, if the server does not say when."""
+_LONGEST_WAIT_S = 60.0
+_END_S = 1.0
+"""How long the connection of an answer may take to end after ``[DONE]``, to be used again."""
+
+
+class Asker:
+    """Asks one endpoint.
+
+    Args:
+        session: Shared by all streams; a connection for each, used again where the server lets it.
+        endpoint: Which.
+        timeout_s: Seconds that one request may take, its refusals and waits included.
+    """
+
+    def __init__(
+        self, session: aiohttp.ClientSession, endpoint: Endpoint, timeout_s: float
+    ) -> None:
+        self._session = session
+        self._endpoint = endpoint
+        self._timeout_s = timeout_s
+        self._url = endpoint.base_url + "/chat/completions"
+        self._headers = endpoint.headers | {"Content-Type": "application/json"}
+
+    async def ask(self, body: bytes, refusals: Refusals) -> Sample | Failure:
+        """One request, sent again when the server says when to come back."""
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                outcome = await self._try(body)
+                tries = 1
+                while isinstance(outcome, _ComeBack) and tries < _TRIES:
+                    refusals.count += 1
+                    refusals.waited_s += outcome.after_s
+                    await asyncio.sleep(outcome.after_s)
+                    outcome = await self._try(body)
+                    tries += 1
+        except TimeoutError:
+            return Failure("timeout", f"no whole answer within {self._timeout_s:g} s")
+        if isinstance(outcome, _ComeBack):
+            outcome = outcome.failure
+        if isinstance(outcome, Failure):
+            return Failure(outcome.kind, _shorten(self._endpoint.hide(outcome.detail)))
+        return outcome
+
+    async def _try(self, body: bytes) -> Sample | Failure | _ComeBack:
+        watch = StreamWatch(time.perf_counter())
+        begun = False
+        try:
+            async with self._session.post(
+                self._url, data=body, headers=self._headers, allow_redirects=False
+            ) as reply:
+                if reply.status != 200:
+                    return _refused(reply.status, reply.headers, await reply.read())
+                if reply.content_type != "text/event-stream":
+                    return Failure("no stream", f"the reply is {reply.content_type}")
+                begun = True
+                return await _read(reply, watch)
+        except (aiohttp.ClientError, OSError) as error:
+            kind = "broken stream" if begun else "connection"
+            return Failure(kind, f"{type(error).__name__}: {error}")
+
+
+class _ComeBack:
+    """A refusal that a wait can cure."""
+
+    def __init__(self, after_s: float, failure: Failure) -> None:
+        self.after_s = after_s
+        self.failure = failure
+
+
+async def _read(reply: aiohttp.ClientResponse, watch: StreamWatch) -> Sample | Failure:
+    async for piece in reply.content.iter_any():
+        watch.feed(piece, time.perf_counter())
+        if watch.over:
+            break
+    ended_s = time.perf_counter()
+    if watch.error is not None:
+        return Failure("broken stream", watch.error)
+    if (missing := watch.missing()) is not None:
+        return Failure("truncated", missing)
+    await _end(reply)
+    if watch.first_s is None:
+        return Failure("empty", "the answer has no text")
+    return Sample.of(watch, ended_s)
+
+
+async def _end(reply: aiohttp.ClientResponse) -> None:
+    """Read what comes after ``[DONE]``, so that the connection can be used again."""
+    try:
+        async with asyncio.timeout(_END_S):
+            await reply.content.read()
+    except (TimeoutError, aiohttp.ClientError, OSError):
+        reply.close()
+
+
+def _refused(status: int, headers: Mapping[str, str], body: bytes) -> Failure | _ComeBack:
+    failure = Failure(f"http {status}", said(body))
+    if status not in (429, 503) or headers.get("x-should-retry") == "false":
+        return failure
+    told = _retry_after_s(headers)
+    if status == 503 and told is None:
+        return failure
+    return _ComeBack(min(_WAIT_S if told is None else told, _LONGEST_WAIT_S), failure)
+
+
+def _retry_after_s(headers: Mapping[str, str]) -> float | None:
+    for name, unit_s in (("retry-after-ms", 0.001), ("Retry-After", 1.0)):
+        try:
+            told_s = float(headers[name]) * unit_s
+        except (KeyError, ValueError):
+            continue
+        if told_s >= 0:
+            return told_s
+    return None
+
+
+def said(body: bytes) -> str:
+    """What an error body says, in whatever shape it is."""
+    try:
+        error = orjson.loads(body)
+    except ValueError:
+        return body.decode("utf-8", "replace")
+    for name in ("error", "message", "detail"):
+        if isinstance(error, dict) and error.get(name):
+            error = error[name]
+    return error if isinstance(error, str) else orjson.dumps(error).decode()
+
+
+def _shorten(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= 200 else text[:197] + "..."
