@@ -83,35 +83,41 @@ class Gcra:
         """
         if cost > per_minute:
             return TooLarge()
-        short_s = _seconds(cost, per_minute) - (WINDOW_S - self.reset_s(now))
+        ahead_s = self.tat_s - now
+        if ahead_s <= 0.0:
+            return None
+        short_s = cost * WINDOW_S / per_minute - (WINDOW_S - ahead_s)
         return Wait(short_s) if short_s > _SLACK_S else None
 
     def take(self, cost: float, per_minute: int, now: float) -> Taken | Wait | TooLarge:
         """Take *cost*, or nothing at all; arguments and refusals as for `check`."""
         refused = self.check(cost, per_minute, now)
-        if refused is not None:
-            return refused
-        self._add(_seconds(cost, per_minute), now)
+        return self.take_checked(cost, per_minute, now) if refused is None else refused
+
+    def take_checked(self, cost: float, per_minute: int, now: float) -> Taken:
+        """Take *cost*, which `check` has let pass with the same arguments."""
+        self._add(cost * WINDOW_S / per_minute, now)
         taken = Taken(cost, per_minute)
         self._open[taken] = None
         return taken
 
     def charge(self, cost: float, per_minute: int, now: float) -> None:
         """Take *cost* whether or not it is there: what was spent, was spent."""
-        self._add(_seconds(cost, per_minute), now)
+        self._add(cost * WINDOW_S / per_minute, now)
 
     def give_back(self, taken: Taken, cost: float) -> None:
         """Make *taken* smaller by *cost*, at most by what is left of it."""
-        cost = min(cost, taken.cost)
+        if cost > taken.cost:
+            cost = taken.cost
         taken.cost -= cost
         if taken not in self._open:
             return
-        back_s = _seconds(cost, taken.per_minute)
-        self.tat_s = max(self.tat_s - back_s, taken.floor_s)
+        back_s, floor_s = cost * WINDOW_S / taken.per_minute, taken.floor_s
+        self.tat_s = max(self.tat_s - back_s, floor_s)
         for older in self._open:
             if older is taken:
                 break
-            older.floor_s = max(older.floor_s - back_s, taken.floor_s)
+            older.floor_s = max(older.floor_s - back_s, floor_s)
 
     def close(self, taken: Taken) -> None:
         """Nothing of *taken* comes back any more; safe to call twice."""
@@ -119,12 +125,16 @@ class Gcra:
 
     def remaining(self, per_minute: int, now: float) -> int:
         """The largest whole cost that could be taken now."""
-        left = int((WINDOW_S - self.reset_s(now)) * per_minute / WINDOW_S)
+        ahead_s = self.tat_s - now
+        if ahead_s <= 0.0:
+            return per_minute
+        free_s = WINDOW_S - ahead_s
+        left = int((free_s + _SLACK_S) * per_minute / WINDOW_S)
         left = max(0, min(left, per_minute))
         # Division and `check` may round differently; what is told must be what is done.
-        while left < per_minute and self.check(left + 1, per_minute, now) is None:
+        while left < per_minute and (left + 1) * WINDOW_S / per_minute - free_s <= _SLACK_S:
             left += 1
-        while left > 0 and self.check(left, per_minute, now) is not None:
+        while left > 0 and left * WINDOW_S / per_minute - free_s > _SLACK_S:
             left -= 1
         return left
 
@@ -133,7 +143,11 @@ class Gcra:
         return max(0.0, self.tat_s - now)
 
     def _add(self, cost_s: float, now: float) -> None:
-        self.tat_s = max(self.tat_s, now) + cost_s
+        if self.tat_s <= now:  # all that was taken before has been earned
+            self.tat_s = now + cost_s
+            self._open.clear()
+            return
+        self.tat_s += cost_s
         earned = []
         for taken in self._open:
             taken.floor_s = max(taken.floor_s, now) + cost_s
@@ -141,8 +155,3 @@ class Gcra:
                 earned.append(taken)
         for taken in earned:
             del self._open[taken]
-
-
-def _seconds(cost: float, per_minute: int) -> float:
-    """How long it takes to earn *cost*."""
-    return cost * WINDOW_S / per_minute
