@@ -5,6 +5,8 @@ silent, and keeps requests whose clients have left. Who goes next is decided by 
 long it will take by `ServiceRates`; here are the futures and the clock.
 
 Rules:
+- whoever finds a slot free while nobody waits has it at once, and the queue hears nothing of it:
+  what is taken while nobody else wants it is free (`shares.py`);
 - a slot is held by a `Lease` and comes back by leaving its block, on every way out;
 - the slot of a client who left while the engine worked on it is not free yet: llama-server stops
   at the end of its batch. It *lingers*, and stays taken until `settled` says that the engine
@@ -155,7 +157,7 @@ class Admission:
             self.lingering -= lease.slots
             self.taken -= lease.slots
             # Whoever leaves pays for the time until the slot is free, not until the leaving.
-            self._queue.settle(lease.ticket, lease.slots * (now - lease.granted_s))
+            self._settle(lease, now)
         self._let_in()
 
     def close(self, code: str, *, retry_after_s: float | None = None) -> None:
@@ -169,6 +171,31 @@ class Admission:
             turn = self._turns.pop(ticket)
             if not turn.granted.done():
                 turn.granted.set_exception(ApiError(code, retry_after_s=retry_after_s))
+
+    def try_take(self, slots: int, expected_s: float, *, again: bool = False) -> Lease | None:
+        """Take slots if nobody has to wait for them, which is the usual case.
+
+        Args:
+            slots: As in a `Wish`.
+            expected_s: As in a `Wish`.
+            again: As for `slots`, which is where those who get None go.
+
+        Raises:
+            ApiError: The door is closed.
+        """
+        if self._closed is not None:
+            code, retry_after_s = self._closed
+            raise ApiError(code, retry_after_s=retry_after_s)
+        capacity = self._capacity
+        if capacity == 0 or (self._turns and slots and not again):
+            return None
+        slots = min(slots, capacity)
+        if self.taken + slots > capacity:
+            return None
+        self.taken += slots
+        lease = Lease(self._give_back, slots, self._clock(), expected_s)
+        self._leases.add(lease)
+        return lease
 
     async def slots(
         self, wish: Wish, holder: TurnHolder, *, again: bool = False, exempt: bool = False
@@ -188,10 +215,9 @@ class Admission:
                 `engine_unavailable`), the wait would be longer than the caller's patience
                 (`queue_wait_too_long`), was too long (`queue_timeout`), or the door is closed.
         """
-        if self._closed is not None:
-            code, retry_after_s = self._closed
-            raise ApiError(code, retry_after_s=retry_after_s)
-        now = self._clock()
+        lease = self.try_take(wish.slots, wish.expected_s, again=again)
+        if lease is not None:
+            return lease
         ticket = Ticket(
             key=wish.key,
             priority=wish.priority,
@@ -201,13 +227,11 @@ class Admission:
             again=again,
             exempt=exempt,
         )
-        if self._fits(wish.slots) and (wish.slots == 0 or again or not self.queued):
-            return self._take(ticket, now, now)
         if self._capacity == 0 and self.on_wanted is not None:
             self.on_wanted()
         if not (again or exempt):
             self._refuse_if_full(wish)
-        turn = self._stand(ticket, now)
+        turn = self._stand(ticket, self._clock())
         if wish.patience_s is not None and not again:
             self._refuse_if_hopeless(wish.patience_s, turn)
         holder.turn = turn
@@ -286,22 +310,27 @@ class Admission:
     def _take(self, ticket: Ticket, entered_s: float, now: float) -> Lease:
         slots = min(ticket.slots, self._capacity)
         self.taken += slots
-        lease = Lease(self._give_back, ticket, slots, now, now - entered_s)
+        lease = Lease(self._give_back, slots, now, ticket.cost_s, now - entered_s, ticket)
         self._leases.add(lease)
         return lease
 
     def _give_back(self, lease: Lease) -> None:
-        now = self._clock()
         self._leases.discard(lease)
         if lease.abandoned and self.on_abandoned is not None:
-            lease.released_s = now
+            lease.released_s = self._clock()
             self._left[lease] = None
             self.lingering += lease.slots
             self.on_abandoned()
             return
         self.taken -= lease.slots
-        self._queue.settle(lease.ticket, lease.slots * (now - lease.granted_s))
-        self._let_in()
+        if lease.ticket is not None:
+            self._settle(lease, self._clock())
+        if self._turns:
+            self._let_in()
+
+    def _settle(self, lease: Lease, now: float) -> None:
+        if lease.ticket is not None:
+            self._queue.settle(lease.ticket, lease.slots * (now - lease.granted_s))
 
     # -- refusals and forecasts
 

@@ -265,7 +265,9 @@ class FairQueue:
         Counts once. Ignored for a ticket that was not granted here, or whose class has had nobody
         waiting since.
         """
-        any(shares.settle(ticket, actual_s) for shares in self._classes)
+        for shares in self._classes:
+            if shares.settle(ticket, actual_s):
+                return
 
     def clear(self) -> list[Ticket]:
         """Send all away.

@@ -19,6 +19,7 @@ _GUESS_COMPLETION_S = 0.05  # per token
 _GUESS_COMPLETION_TOKENS = 128.0
 _GUESS_REQUEST_S = 2.0  # rather too fast: whoever is called back too early asks again
 
+_LEAST_S = 0.001
 _MOST_S = 3600.0  # no estimate is longer, and no single measurement counts for more
 
 
@@ -30,17 +31,18 @@ class _Average:
         self.value = 0.0
 
     def note(self, value: float) -> None:
-        self.count = min(self.count + 1, _MEMORY)
+        if self.count < _MEMORY:
+            self.count += 1
         self.value += (value - self.value) / self.count
 
 
 class _Rate:
     """Seconds per token."""
 
-    __slots__ = ("_guess_s", "seconds", "tokens")
+    __slots__ = ("seconds", "tokens", "value")
 
     def __init__(self, guess_s: float) -> None:
-        self._guess_s = guess_s
+        self.value = guess_s
         self.seconds = _Average()
         self.tokens = _Average()
 
@@ -48,12 +50,7 @@ class _Rate:
         if tokens > 0:
             self.seconds.note(seconds)
             self.tokens.note(tokens)
-
-    @property
-    def value(self) -> float:
-        if not self.tokens.count:
-            return self._guess_s
-        return self.seconds.value / self.tokens.value
+            self.value = self.seconds.value / self.tokens.value
 
 
 class ServiceRates:
@@ -139,8 +136,10 @@ class ServiceRates:
         expected_s = (
             prompt_tokens * self._prompt.value + tasks * completion_tokens * self._completion.value
         )
-        return min(max(expected_s, 0.001), _MOST_S)
+        if expected_s < _LEAST_S:
+            return _LEAST_S
+        return expected_s if expected_s < _MOST_S else _MOST_S
 
 
 def _sane(value: float) -> bool:
-    return math.isfinite(value) and value >= 0
+    return 0 <= value < math.inf

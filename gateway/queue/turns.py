@@ -13,9 +13,9 @@ from gateway.queue.ticket import Ticket
 __all__ = ["Lease", "Signs", "Turn", "TurnHolder", "Wish"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Wish:
-    """What a request asks of the door."""
+    """What a request asks of the door; not changed once it is made."""
 
     key: str
     """Whose request it is: the queue is fair between keys."""
@@ -39,9 +39,9 @@ class TurnHolder(Protocol):
     turn: Turn | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Signs:
-    """What is seen of the engine's work on one request."""
+    """What is seen of the engine's work on one request; not changed once it is made."""
 
     heard_s: float
     """When it last gave a sign of life, or was last not listened to; monotonic seconds."""
@@ -52,13 +52,23 @@ class Signs:
 
 
 class Lease:
-    """Slots held by one request, given back exactly once."""
+    """Slots held by one request, given back exactly once.
+
+    Args:
+        give_back: Takes them back.
+        slots: How many.
+        granted_s: When they were granted, in monotonic seconds.
+        cost_s: Slot-seconds the request will probably take.
+        waited_s: How long it waited.
+        ticket: Its place in the queue; None if it did not wait: then no key is charged for it.
+    """
 
     __slots__ = (
         "__weakref__",
         "_give_back",
         "abandoned",
         "at_work",
+        "cost_s",
         "granted_s",
         "released_s",
         "signs",
@@ -71,15 +81,17 @@ class Lease:
     def __init__(
         self,
         give_back: Callable[[Lease], None],
-        ticket: Ticket,
         slots: int,
         granted_s: float,
-        waited_s: float,
+        cost_s: float,
+        waited_s: float = 0.0,
+        ticket: Ticket | None = None,
     ) -> None:
         self._give_back: Callable[[Lease], None] | None = give_back
         self.ticket = ticket
         self.slots = slots
         self.granted_s = granted_s
+        self.cost_s = cost_s
         self.waited_s = waited_s
         self.released_s = granted_s
         """When it was given back."""
@@ -97,7 +109,7 @@ class Lease:
 
     def left_s(self, now: float) -> float:
         """Slot-seconds that it is still expected to take."""
-        return max(self.ticket.cost_s - self.slots * (now - self.granted_s), 0.0)
+        return max(self.cost_s - self.slots * (now - self.granted_s), 0.0)
 
     def release(self) -> None:
         """Give the slots back; safe to call twice."""

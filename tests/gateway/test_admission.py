@@ -91,6 +91,26 @@ async def test_more_slots_than_there_are_means_all_of_them() -> None:
         assert (lease.slots, door.taken, door.queued) == (2, 2, 0)
 
 
+async def test_free_slot_is_taken_at_once_unless_somebody_waits() -> None:
+    door = Door(3)
+    one = door.try_take(1, 1.0)
+    assert one is not None
+    big = await waiting(door, 3)
+    assert door.try_take(1, 1.0) is None  # two are free, and somebody waits for three
+    ahead = door.try_take(1, 1.0, again=True)
+    nothing = door.try_take(0, 0.0)
+    assert ahead is not None
+    assert nothing is not None
+    for lease in (one, ahead, nothing):
+        lease.release()
+    (await big).release()
+    assert (door.taken, door.in_flight, door.queued) == (0, 0, 0)
+    assert Door(0).try_take(0, 0.0) is None
+    door.close("draining")
+    with pytest.raises(ApiError):
+        door.try_take(1, 1.0)
+
+
 async def test_wait_for_no_slot_ends_when_the_engine_serves() -> None:
     door = Door(0)
     task = await waiting(door, slots=0)
