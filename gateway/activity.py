@@ -6,8 +6,7 @@ it is accepted to the last byte of its reply. Probes, metrics, model lists and r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 __all__ = ["Activity"]
 
@@ -47,22 +46,20 @@ class Activity:
         self.changes += 1
         self._quiet_since_s = self._clock()
 
-    @contextmanager
-    def considering(self) -> Iterator[None]:
-        """It is being found out whether a request may be served; if not, it was never there."""
+    def consider(self) -> None:
+        """It is being found out whether a request may be served, until `considered`."""
         self._considered += 1
-        try:
-            yield
-        finally:
-            self._considered -= 1
 
-    @contextmanager
-    def working(self) -> Iterator[None]:
-        """A request is being served while the block lasts."""
+    def considered(self) -> None:
+        """It was found out; what may not be served was never there."""
+        self._considered -= 1
+
+    def begin(self) -> None:
+        """A request is being served, until `end`."""
         self._working += 1
         self.changes += 1
-        try:
-            yield
-        finally:
-            self._working -= 1
-            self._quiet_since_s = self._clock()
+
+    def end(self) -> None:
+        """One that had begun has come to its end."""
+        self._working -= 1
+        self._quiet_since_s = self._clock()

@@ -12,7 +12,7 @@ from gateway.front.server import FrontRequest
 from gateway.limits.ledger import Reservation
 from gateway.observe.accesslog import AccessRecord
 from gateway.queue.admission import Turn
-from gateway.request.patience import Patience
+from gateway.request.patience import BOUNDLESS
 from keys import Principal
 
 __all__ = ["Call"]
@@ -55,7 +55,7 @@ class Call:
         self.error_body: ErrorBody = openai_body
         """How an error is told to whoever speaks the language of the path."""
         self.principal: Principal | None = None
-        self.patience = Patience()
+        self.patience = BOUNDLESS
         """How long its client is willing to wait."""
         self.continue_stream = False
         """A stream that loses its engine may be continued by the next."""
@@ -68,7 +68,7 @@ class Call:
         self.reservation: Reservation | None = None
         """What it may cost its key; None before that is known."""
         self._killed: ApiError | None = None
-        self._task = asyncio.current_task()
+        self._task: asyncio.Task[None] | None = request.task
 
     def __repr__(self) -> str:
         return f"<Call {self.record.request_id} {self.record.route}>"

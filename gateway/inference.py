@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
-from aiohttp.web_response import StreamResponse
+from aiohttp.web_response import Response, StreamResponse
 
 from gateway.accounting import note_wait
 from gateway.activity import Activity
@@ -17,13 +16,13 @@ from gateway.call import Call
 from gateway.dialects.base import Dialect, EngineCall, FieldPolicy, ModelFacts
 from gateway.errors import ApiError
 from gateway.front.body import BodyBudget, BodyClaim, BodyRules, check_body_headers, read_body
-from gateway.off_loop import off_loop_if_large
+from gateway.off_loop import OFF_LOOP_BYTES, off_loop, off_loop_if_large
 from gateway.queue.admission import Admission, Wish
 from gateway.relay import Relay
 from gateway.request.continuing import wants_continuation
 from gateway.request.jsonbody import parse
 from gateway.request.patience import patience_of
-from gateway.spending import Replan, Spending
+from gateway.spending import Spending
 from gateway.suspicion.refusal import refuse_known_killers
 from gateway.suspicion.suspects import Suspects, digest_of
 
@@ -74,98 +73,86 @@ class Inference:
             raise dialect.places.told(error) from None
 
     async def _serve(self, call: Call, dialect: Dialect) -> StreamResponse:
+        principal = call.principal
+        assert principal is not None
         self.spending.glance(call)
         self._refuse_known_killers(call)
-        call.patience = patience_of(call.request.headers)
-        assert call.principal is not None
-        call.continue_stream = wants_continuation(
-            call.request.headers, key_says=call.principal.continue_streams
-        )
+        headers = call.request.headers
+        call.patience = patience_of(headers)
+        call.continue_stream = wants_continuation(headers, key_says=principal.continue_streams)
         check_body_headers(call.request, self.rules.limit_bytes)
-        with self.budget.claim(call.principal.key_id) as claim:
-            fields = await self._read(call, claim)
-            streamed = dialect.assembler is not None and fields.get("stream") is True
-            async with AsyncExitStack() as held:
-                if dialect.counts:  # it has no queue of its own
-                    await held.enter_async_context(self.spending.counting(call.principal.key_id))
+        with self.budget.claim(principal.key_id) as claim:
+            work = _Work(self, call, dialect, await self._read(call, claim), claim)
+            if dialect.counts:  # it has no queue of its own
+                async with self.spending.counting(principal.key_id):
+                    return await self._carry(work)
+            return await self._carry(work)
 
-                async def plan(patience_s: float) -> EngineCall:
-                    nonlocal fields
-                    facts = await self._known_facts(call, patience_s)
-                    made = await self._plan(dialect, fields, claim.size_bytes, facts)
-                    self._note(call, made)
-                    if self.suspects:  # before it counts as work; again when its turn has come
-                        self._refuse_known_killers(call, digest_of(made.path, made.body))
-                    replan = self._replanner(dialect, fields, made, facts)
-                    with self.activity.considering():
-                        made, reservation = await self.spending.reserve(
-                            call, made, facts, replan, wait_s=patience_s
-                        )
-                        held.enter_context(self.activity.working())
-                    call.reservation = held.enter_context(reservation)
-                    if streamed:  # the headers go out before it is known what it takes
-                        self.spending.show(call)
-                    # The wait and the answer may be long, and this function lives as long as they.
-                    fields = {}
-                    claim.keep(len(made.body) + len(made.echo))
-                    return made
-
-                response = await self.relay.serve(call, dialect, plan, streamed=streamed)
-            if not streamed:
-                response.headers.update(self.spending.show(call))
-            return response
+    async def _carry(self, work: _Work) -> StreamResponse:
+        call = work.call
+        try:
+            if work.streamed:
+                return await self.relay.stream(call, work.dialect, work.plan)
+            body = await self.relay.whole(call, work.dialect, work.plan)
+        finally:
+            work.end()
+        self.spending.show(call)  # what it really took is known by now
+        return Response(body=body, headers=call.headers, content_type="application/json")
 
     def _refuse_known_killers(self, call: Call, digest: bytes | None = None) -> None:
-        assert call.principal is not None
-        now = asyncio.get_running_loop().time()
-        refuse_known_killers(self.suspects, call.principal.key_id, digest, now)
-
-    async def _known_facts(self, call: Call, patience_s: float) -> ModelFacts:
-        facts = self.facts()
-        if facts is None:
+        if self.suspects:
             assert call.principal is not None
-            # A heartbeat may send the headers before there is more to tell.
-            self.spending.show(call)
-            wish = Wish(call.principal.key_id, slots=0, max_wait_s=patience_s)
-            with await self.admission.slots(wish, call) as lease:
-                note_wait(call, lease)
-                call.waited = True
-                facts = self.facts()
+            now = asyncio.get_running_loop().time()
+            refuse_known_killers(self.suspects, call.principal.key_id, digest, now)
+
+    async def known_facts(self, call: Call, patience_s: float) -> ModelFacts:
+        """What is known of the model; waits for the engine's first start."""
+        facts = self.facts()
+        if facts is not None:
+            return facts
+        assert call.principal is not None
+        # A heartbeat may send the headers before there is more to tell.
+        self.spending.show(call)
+        wish = Wish(call.principal.key_id, slots=0, max_wait_s=patience_s)
+        with await self.admission.slots(wish, call) as lease:
+            note_wait(call, lease)
+            call.waited = True
+            facts = self.facts()
         if facts is None:
             raise ApiError("engine_unavailable", retry_after_s=2.0)
         return facts
 
-    def _replanner(
-        self, dialect: Dialect, fields: dict[str, Any], plan: EngineCall, facts: ModelFacts
-    ) -> Replan:
-        """Makes *plan* anew with a shorter answer."""
+    async def planned(self, work: _Work, facts: ModelFacts) -> EngineCall:
+        """The engine call that *work* makes, looked at before it counts as work."""
+        call, size = work.call, work.claim.size_bytes
+        if size <= OFF_LOOP_BYTES:
+            made = work.dialect.build(work.fields, facts, self.policy)
+        else:
+            fields = work.fields
+            made = await off_loop(lambda: work.dialect.build(fields, facts, self.policy))
+        self._note(call, made)
+        if self.suspects:  # it is looked up again when its turn has come
+            self._refuse_known_killers(call, digest_of(made.path, made.body))
+        return made
 
-        async def replan(max_tokens: int) -> EngineCall:
-            cap = min(max_tokens, self.policy.max_tokens_cap or max_tokens)
-            policy = replace(self.policy, max_tokens_cap=cap)
-            size = len(plan.body)
-            return await off_loop_if_large(size, lambda: dialect.build(fields, facts, policy))
-
-        return replan
+    async def replanned(
+        self, work: _Work, plan: EngineCall, facts: ModelFacts, max_tokens: int
+    ) -> EngineCall:
+        """*plan* made anew with a shorter answer."""
+        cap = min(max_tokens, self.policy.max_tokens_cap or max_tokens)
+        policy, fields = replace(self.policy, max_tokens_cap=cap), work.fields
+        size = len(plan.body)
+        return await off_loop_if_large(size, lambda: work.dialect.build(fields, facts, policy))
 
     async def _read(self, call: Call, claim: BodyClaim) -> dict[str, Any]:
         """The body's fields; the bytes of the body are gone once this returns."""
-        body = await read_body(call.request, self.rules, claim)
-        call.record.bytes_in = len(body)
         rules = self.rules
-
-        def read() -> dict[str, Any]:
-            return parse(body, max_structure=rules.max_structure, max_depth=rules.max_depth)
-
-        return await off_loop_if_large(len(body), read)
-
-    async def _plan(
-        self, dialect: Dialect, fields: dict[str, Any], size: int, facts: ModelFacts
-    ) -> EngineCall:
-        def build() -> EngineCall:
-            return dialect.build(fields, facts, self.policy)
-
-        return await off_loop_if_large(size, build)
+        body = await read_body(call.request, rules, claim)
+        size = call.record.bytes_in = len(body)
+        most, depth = rules.max_structure, rules.max_depth
+        if size <= OFF_LOOP_BYTES:
+            return parse(body, max_structure=most, max_depth=depth)
+        return await off_loop(lambda: parse(body, max_structure=most, max_depth=depth))
 
     def _note(self, call: Call, plan: EngineCall) -> None:
         call.record.model = plan.model
@@ -176,3 +163,69 @@ class Inference:
         allowed = principal.models if principal is not None else None
         if allowed is not None and plan.model not in allowed:
             raise ApiError("permission_denied", "This API key may not use this model.")
+
+
+class _Work:
+    """A request whose body is read, on its way to the engine.
+
+    Args:
+        owner: Whose endpoint it came to.
+        call: The request.
+        dialect: How it is spoken.
+        fields: Its body; forgotten once it is planned, for the wait and the answer may be long.
+        claim: The memory that is counted for it.
+    """
+
+    __slots__ = ("_begun", "_owner", "call", "claim", "dialect", "fields", "streamed")
+
+    def __init__(
+        self,
+        owner: Inference,
+        call: Call,
+        dialect: Dialect,
+        fields: dict[str, Any],
+        claim: BodyClaim,
+    ) -> None:
+        self._owner = owner
+        self._begun = False
+        self.call = call
+        self.dialect = dialect
+        self.fields = fields
+        self.claim = claim
+        self.streamed = dialect.assembler is not None and fields.get("stream") is True
+        """Whether the client asked for events, as far as its body tells."""
+
+    def __repr__(self) -> str:
+        return f"<_Work {self.call!r}>"
+
+    async def plan(self, patience_s: float) -> EngineCall:
+        """What to ask of the engine, once the key can pay for it; it counts as work from then."""
+        owner, call = self._owner, self.call
+        facts = await owner.known_facts(call, patience_s)
+        made = await owner.planned(self, facts)
+
+        async def replan(max_tokens: int) -> EngineCall:
+            return await owner.replanned(self, made, facts, max_tokens)
+
+        owner.activity.consider()
+        try:
+            made, call.reservation = await owner.spending.reserve(
+                call, made, facts, replan, wait_s=patience_s
+            )
+            owner.activity.begin()
+            self._begun = True
+        finally:
+            owner.activity.considered()
+        if self.streamed:  # the headers go out before it is known what it takes
+            owner.spending.show(call)
+        self.fields = {}
+        self.claim.keep(len(made.body) + len(made.echo))
+        return made
+
+    def end(self) -> None:
+        """It has come to its end, however that was."""
+        if self._begun:
+            self._begun = False
+            if self.call.reservation is not None:
+                self.call.reservation.leave()
+            self._owner.activity.end()

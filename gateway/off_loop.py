@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
 
-__all__ = ["OFF_LOOP_BYTES", "in_daemon_thread", "off_loop_if_large"]
+__all__ = ["OFF_LOOP_BYTES", "in_daemon_thread", "off_loop", "off_loop_if_large"]
 
 _log = logging.getLogger(__name__)
 
@@ -23,6 +23,11 @@ async def off_loop_if_large(size: int, work: Callable[[], T]) -> T:
     """Do *work*, in a worker thread when it is about more than `OFF_LOOP_BYTES` bytes."""
     if size <= OFF_LOOP_BYTES:
         return work()
+    return await off_loop(work)
+
+
+async def off_loop(work: Callable[[], T]) -> T:
+    """Do *work* in a worker thread."""
     return await asyncio.get_running_loop().run_in_executor(None, work)
 
 

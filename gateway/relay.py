@@ -22,7 +22,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from aiohttp.web_response import Response, StreamResponse
+from aiohttp.web_response import StreamResponse
 
 from backend import BackendError, Exchange
 from gateway.accounting import account_reply, account_stream, charge_no_prompt, tell_times
@@ -105,29 +105,20 @@ class Relay:
         self._on_first = on_first
         self._on_continued = on_continued
 
-    async def serve(
-        self, call: Call, dialect: Dialect, planner: Planner, *, streamed: bool
-    ) -> StreamResponse:
-        """Answer *call* with what the engine makes of the planned call.
+    # -- replies in one piece
+
+    async def whole(self, call: Call, dialect: Dialect, planner: Planner) -> bytes:
+        """The body of a reply in one piece: what the engine makes of the planned call.
 
         Args:
             call: The request.
             dialect: How it is spoken.
             planner: Makes the engine call, once the model is known.
-            streamed: Whether the client asked for events, as far as its body tells.
 
         Raises:
-            ApiError: Nothing was sent to the client yet.
+            ApiError: It has no answer.
             asyncio.CancelledError: The client left.
         """
-        if streamed:
-            return await self._stream(call, dialect, planner)
-        body = await self._whole(call, dialect, planner)
-        return Response(body=body, headers=call.headers, content_type="application/json")
-
-    # -- replies in one piece
-
-    async def _whole(self, call: Call, dialect: Dialect, planner: Planner) -> bytes:
         deadline = Deadline(self._settings.queue_wait_s, call.patience.wait_s(streamed=False))
         plan = await planner(deadline.wait_s())
         left = _Left(self._settings.request_timeout_s)
@@ -186,7 +177,11 @@ class Relay:
 
     # -- streams
 
-    async def _stream(self, call: Call, dialect: Dialect, planner: Planner) -> StreamResponse:
+    async def stream(self, call: Call, dialect: Dialect, planner: Planner) -> StreamResponse:
+        """Answer with events; arguments and errors as in `whole`, before anything was sent.
+
+        What fails later is told inside the stream.
+        """
         reply = StreamReply(call.request, call.headers)
         watch = StreamWatch(
             call,

@@ -152,14 +152,25 @@ async def read_body(request: BaseRequest, rules: BodyRules, claim: BodyClaim) ->
     """
     if "Expect" in request.headers and request.transport is not None:
         request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+    content = request.content
     try:
-        return await _read(request.content, rules, claim)
+        if content.is_eof():  # it came with its head, as small ones do
+            return _read_all(content, rules, claim)
+        return await _read(content, rules, claim)
     except TimeoutError:
         raise ApiError("request_timeout") from None
     except (ApiError, asyncio.CancelledError):
         raise
     except Exception as exc:
         raise ApiError("invalid_http") from exc
+
+
+def _read_all(content: StreamReader, rules: BodyRules, claim: BodyClaim) -> bytes:
+    body = content.read_nowait()
+    if len(body) > rules.limit_bytes:
+        raise _too_large(rules.limit_bytes)
+    claim.take(len(body))
+    return body
 
 
 async def _read(content: StreamReader, rules: BodyRules, claim: BodyClaim) -> bytes:

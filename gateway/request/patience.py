@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from gateway.errors import ApiError
 
-__all__ = ["Patience", "patience_of"]
+__all__ = ["BOUNDLESS", "Patience", "patience_of"]
 
 MAX_QUEUE_HEADER = "X-Max-Queue-Seconds"
 _READ_HEADERS = ("x-stainless-read-timeout", "x-stainless-timeout")
@@ -39,12 +39,17 @@ class Patience:
         read timeout.
         """
         silence_s = None if streamed or self.read_s is None else self.read_s * _READ_SHARE
-        known = [bound for bound in (self.queue_s, silence_s) if bound is not None]
-        return min(known) if known else None
+        if self.queue_s is None or silence_s is None:
+            return silence_s if self.queue_s is None else self.queue_s
+        return min(self.queue_s, silence_s)
 
     def beat_s(self, usual_s: float) -> float:
         """Seconds between two signs of life, if the usual ones were too far apart."""
         return usual_s if self.read_s is None else min(usual_s, max(self.read_s / 2, _LEAST_BEAT_S))
+
+
+BOUNDLESS = Patience()
+"""Of a caller who did not say."""
 
 
 def patience_of(headers: Mapping[str, str]) -> Patience:
@@ -66,9 +71,14 @@ def patience_of(headers: Mapping[str, str]) -> Patience:
                 f"The header {MAX_QUEUE_HEADER} must be a number of seconds from 0 to 86400.",
                 param=MAX_QUEUE_HEADER,
             )
-    told = (_seconds(headers.get(name, "")) for name in _READ_HEADERS)
-    reads = [seconds for seconds in told if seconds]
-    return Patience(queue_s, min(reads) if reads else None)
+    read_s: float | None = None
+    for name in _READ_HEADERS:
+        told = headers.get(name)
+        if told is not None and (seconds := _seconds(told)):
+            read_s = seconds if read_s is None else min(read_s, seconds)
+    if queue_s is None and read_s is None:
+        return BOUNDLESS
+    return Patience(queue_s, read_s)
 
 
 def _seconds(text: str) -> float | None:

@@ -75,7 +75,12 @@ class Suspects:
 
     def __bool__(self) -> bool:
         """Whether there is anything to look up; without it no digest needs to be made."""
-        return bool(self._accused or self._convicted or self._deaths or self._suspended)
+        return bool(
+            self._accused.since_s
+            or self._convicted.since_s
+            or self._deaths.by_key
+            or self._suspended.since_s
+        )
 
     def accuse(self, digest: bytes, key: str, generation: int, now: float) -> bool:
         """The engine *generation* died with this request of *key*, perhaps among others, inside.
@@ -137,28 +142,28 @@ class _Memory(Generic[K]):
 
     def __init__(self, remember_s: float) -> None:
         self._remember_s = remember_s
-        self._since_s: dict[K, float] = {}
+        self.since_s: dict[K, float] = {}
 
     def __len__(self) -> int:
-        return len(self._since_s)
+        return len(self.since_s)
 
     def add(self, what: K, now: float) -> None:
         self.forget(what)
-        self._since_s[what] = now
+        self.since_s[what] = now
         self.forget_old(now)
 
     def forget_old(self, now: float) -> None:
-        while self._since_s:
-            oldest = next(iter(self._since_s))
-            if len(self._since_s) <= _MOST and now - self._since_s[oldest] < self._remember_s:
+        while self.since_s:
+            oldest = next(iter(self.since_s))
+            if len(self.since_s) <= _MOST and now - self.since_s[oldest] < self._remember_s:
                 return
-            del self._since_s[oldest]
+            del self.since_s[oldest]
 
     def forget(self, what: K) -> None:
-        self._since_s.pop(what, None)
+        self.since_s.pop(what, None)
 
     def left_s(self, what: K, now: float) -> float:
-        since_s = self._since_s.get(what)
+        since_s = self.since_s.get(what)
         if since_s is None:
             return 0.0
         left_s = since_s + self._remember_s - now
@@ -172,31 +177,31 @@ class _Deaths:
 
     def __init__(self, remember_s: float) -> None:
         self._remember_s = remember_s
-        self._by_key: dict[str, dict[int, float]] = {}
+        self.by_key: dict[str, dict[int, float]] = {}
 
     def __len__(self) -> int:
-        return len(self._by_key)
+        return len(self.by_key)
 
     def add(self, key: str, generation: int, now: float) -> None:
         self.forget_old(now)
-        self._by_key.setdefault(key, {})[generation] = now
+        self.by_key.setdefault(key, {})[generation] = now
 
     def of(self, key: str, now: float) -> int:
         self.forget_old(now)
-        return len(self._by_key.get(key, ()))
+        return len(self.by_key.get(key, ()))
 
     def unshared(self, key: str) -> int:
         """Deaths at which only this key had anything inside."""
-        others = [deaths.keys() for other, deaths in self._by_key.items() if other != key]
-        return sum(not any(which in other for other in others) for which in self._by_key[key])
+        others = [deaths.keys() for other, deaths in self.by_key.items() if other != key]
+        return sum(not any(which in other for other in others) for which in self.by_key[key])
 
     def forget(self, key: str) -> None:
-        self._by_key.pop(key, None)
+        self.by_key.pop(key, None)
 
     def forget_old(self, now: float) -> None:
-        for key, deaths in tuple(self._by_key.items()):
+        for key, deaths in tuple(self.by_key.items()):
             recent = {which: at for which, at in deaths.items() if now - at < self._remember_s}
             if recent:
-                self._by_key[key] = recent
+                self.by_key[key] = recent
             else:
-                del self._by_key[key]
+                del self.by_key[key]

@@ -6,7 +6,8 @@ The loop jumps from one thing that is due to the next, so hours take no time.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -63,8 +64,17 @@ class Watched:
         self.activity.touch()
 
     async def request(self, seconds: float) -> None:
-        with self.activity.working():
+        with working(self.activity):
             await pause(seconds)
+
+
+@contextmanager
+def working(activity: Activity) -> Iterator[None]:
+    activity.begin()
+    try:
+        yield
+    finally:
+        activity.end()
 
 
 # -- the clock
@@ -75,8 +85,8 @@ def test_idle_time_runs_from_the_end_of_the_last_reply() -> None:
     activity = Activity(lambda: now[0])
     now[0] = 105
     assert (activity.idle_s, activity.busy) == (5, False)
-    with activity.working():
-        with activity.working():
+    with working(activity):
+        with working(activity):
             now[0] = 110
         now[0] = 120
         assert (activity.idle_s, activity.busy) == (0, True)
@@ -88,7 +98,7 @@ def test_idle_time_runs_from_the_end_of_the_last_reply() -> None:
 
 def test_request_that_fails_ends_like_any_other() -> None:
     activity = Activity(lambda: 0.0)
-    with pytest.raises(ValueError, match="no"), activity.working():
+    with pytest.raises(ValueError, match="no"), working(activity):
         raise ValueError("no")
     assert not activity.busy
 
@@ -98,15 +108,16 @@ def test_request_that_is_refused_moves_nothing_but_is_waited_for() -> None:
     activity = Activity(lambda: now[0])
     now[0] = 160
     before = activity.changes
-    with activity.considering():
-        assert activity.idle_s == 0
+    activity.consider()
+    assert activity.idle_s == 0
+    activity.considered()
     assert (activity.idle_s, activity.busy, activity.changes) == (60, False, before)
 
 
 def test_each_request_and_each_start_is_a_change() -> None:
     activity = Activity(lambda: 0.0)
     seen = [activity.changes]
-    with activity.working():
+    with working(activity):
         seen.append(activity.changes)
     activity.touch()
     seen.append(activity.changes)
