@@ -10,29 +10,13 @@ from dataclasses import dataclass
 
 from gateway.limits.gcra import Gcra, Taken, TooLarge
 from gateway.limits.standing import Gauge, LimitName, Refusal
-from keys import Limits
+from keys import Limits, Principal
 
-__all__ = ["Account", "Ask", "Holding"]
+__all__ = ["Account", "Holding"]
 
 _IN_FLIGHT_RETRY_S = 1.0
 """When requests in flight end is not known here."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ask:
-    """What one HTTP request wants, and when.
-
-    Args:
-        requests: Generations, at least 1.
-        tokens: Prompt and completion tokens, at least 0.
-        now: Seconds on the monotonic clock.
-        day_left_s: Seconds until the day's counters begin anew.
-    """
-
-    requests: int
-    tokens: int
-    now: float
-    day_left_s: float
+_NO_LIMITS = Limits()
 
 
 @dataclass(slots=True, eq=False)
@@ -54,9 +38,22 @@ class Account:
         day: The number of the day it is opened on.
     """
 
-    __slots__ = ("day", "held_today", "in_use", "requests", "tokens", "used_today")
+    __slots__ = (
+        "day",
+        "held_today",
+        "in_use",
+        "limits",
+        "principal",
+        "requests",
+        "tokens",
+        "used_today",
+    )
 
     def __init__(self, day: int) -> None:
+        self.principal: Principal | None = None
+        """Whose `limits` those are; of each reading of the keys there is another."""
+        self.limits = _NO_LIMITS
+        """The limits in force."""
         self.requests = Gcra()
         self.tokens = Gcra()
         self.in_use = 0
@@ -72,49 +69,79 @@ class Account:
         if day != self.day:
             self.day, self.used_today, self.held_today = day, 0, 0
 
-    def refusal(self, ask: Ask, limits: Limits) -> Refusal | None:
-        """The refusal that lasts longest, if any limit refuses; changes nothing."""
+    def fits(self, requests: int, tokens: int, now: float) -> bool:
+        """Whether no limit refuses; changes nothing.
+
+        Args:
+            requests: Generations, at least 1.
+            tokens: Prompt and completion tokens, at least 0.
+            now: Seconds on the monotonic clock.
+        """
+        limits = self.limits
+        most = limits.concurrency
+        if most is not None and self.in_use + requests > most:
+            return False
+        most = limits.tokens_per_day
+        if most is not None and self.used_today + self.held_today + tokens > most:
+            return False
+        rate = limits.requests_per_minute
+        if rate is not None and self.requests.check(requests, rate, now) is not None:
+            return False
+        rate = limits.tokens_per_minute
+        return rate is None or self.tokens.check(tokens, rate, now) is None
+
+    def refusal(self, requests: int, tokens: int, now: float, day_left_s: float) -> Refusal:
+        """The refusal that lasts longest of what does not fit; changes nothing.
+
+        Args:
+            requests: As for `fits`.
+            tokens: As for `fits`.
+            now: As for `fits`.
+            day_left_s: Seconds until the day's counters begin anew.
+        """
+        limits = self.limits
         found = (
-            _rate_refusal("requests", self.requests, ask.requests, limits.requests_per_minute, ask),
-            _rate_refusal("tokens", self.tokens, ask.tokens, limits.tokens_per_minute, ask),
-            self._crowded(ask, limits.concurrency),
-            self._day_spent(ask, limits.tokens_per_day),
+            _rate_refusal("requests", self.requests, requests, limits.requests_per_minute, now),
+            _rate_refusal("tokens", self.tokens, tokens, limits.tokens_per_minute, now),
+            self._crowded(requests, limits.concurrency),
+            self._day_spent(tokens, limits.tokens_per_day, day_left_s),
         )
-        return max((one for one in found if one is not None), key=_lasts_s, default=None)
+        return max((one for one in found if one is not None), key=_lasts_s)
 
-    def _crowded(self, ask: Ask, limit: int | None) -> Refusal | None:
-        if limit is None or self.in_use + ask.requests <= limit:
+    def _crowded(self, requests: int, limit: int | None) -> Refusal | None:
+        if limit is None or self.in_use + requests <= limit:
             return None
-        retry_after_s = None if ask.requests > limit else _IN_FLIGHT_RETRY_S
+        retry_after_s = None if requests > limit else _IN_FLIGHT_RETRY_S
         left = max(0, limit - self.in_use)
-        return Refusal("concurrency", retry_after_s, limit, ask.requests, left)
+        return Refusal("concurrency", retry_after_s, limit, requests, left)
 
-    def _day_spent(self, ask: Ask, limit: int | None) -> Refusal | None:
-        if limit is None or self.used_today + self.held_today + ask.tokens <= limit:
+    def _day_spent(self, tokens: int, limit: int | None, day_left_s: float) -> Refusal | None:
+        if limit is None or self.used_today + self.held_today + tokens <= limit:
             return None
-        retry_after_s: float | None = ask.day_left_s
-        if ask.tokens > limit:
+        retry_after_s: float | None = day_left_s
+        if tokens > limit:
             retry_after_s = None
-        elif self.used_today + ask.tokens <= limit:
+        elif self.used_today + tokens <= limit:
             # Only held by requests in flight, which seldom use all that they hold.
-            retry_after_s = min(_IN_FLIGHT_RETRY_S, ask.day_left_s)
-        return Refusal("tokens_per_day", retry_after_s, limit, ask.tokens, self._day_left(limit))
+            retry_after_s = min(_IN_FLIGHT_RETRY_S, day_left_s)
+        return Refusal("tokens_per_day", retry_after_s, limit, tokens, self._day_left(limit))
 
     def _day_left(self, limit: int) -> int:
         return max(0, limit - self.used_today - self.held_today)
 
-    def hand_out(self, ask: Ask, limits: Limits) -> Holding:
-        """Take what `refusal` said nothing against."""
-        holding = Holding(
-            requests=ask.requests,
-            tokens=ask.tokens,
-            day=self.day,
-            rate=_taken(self.requests, ask.requests, limits.requests_per_minute, ask.now),
-            token_rate=_taken(self.tokens, ask.tokens, limits.tokens_per_minute, ask.now),
+    def hand_out(self, requests: int, tokens: int, now: float) -> Holding:
+        """Take what `fits`."""
+        limits = self.limits
+        rate, token_rate = limits.requests_per_minute, limits.tokens_per_minute
+        self.in_use += requests
+        self.held_today += tokens
+        return Holding(
+            requests,
+            tokens,
+            self.day,
+            None if rate is None else self.requests.take_checked(requests, rate, now),
+            None if token_rate is None else self.tokens.take_checked(tokens, token_rate, now),
         )
-        self.in_use += ask.requests
-        self.held_today += ask.tokens
-        return holding
 
     def lower(self, holding: Holding, tokens: int) -> None:
         """Give back what *holding* has beyond *tokens*."""
@@ -127,7 +154,7 @@ class Account:
         if holding.day == self.day:
             self.held_today -= surplus
 
-    def take_back(self, holding: Holding, *, counts: bool, used: int, now: float) -> None:
+    def take_back(self, holding: Holding, counts: bool, used: int, now: float) -> None:
         """End *holding*; to be called once.
 
         Args:
@@ -137,29 +164,31 @@ class Account:
             now: Seconds on the monotonic clock; only matters if more were used than held.
         """
         self.in_use -= holding.requests
-        if holding.rate is not None:
+        rate, token_rate = holding.rate, holding.token_rate
+        if rate is not None:
             if not counts:
-                self.requests.give_back(holding.rate, holding.requests)
-            self.requests.close(holding.rate)
+                self.requests.give_back(rate, holding.requests)
+            self.requests.close(rate)
         self.lower(holding, used)
-        if holding.token_rate is not None:
-            self.tokens.close(holding.token_rate)
+        if token_rate is not None:
+            self.tokens.close(token_rate)
             if used > holding.tokens:
-                excess = used - holding.tokens
-                self.tokens.charge(excess, holding.token_rate.per_minute, now)
+                self.tokens.charge(used - holding.tokens, token_rate.per_minute, now)
         if holding.day == self.day:
             self.held_today -= holding.tokens
             self.used_today += used
 
-    def rate_gauges(self, limits: Limits, now: float) -> tuple[Gauge | None, Gauge | None]:
+    def rate_gauges(self, now: float) -> tuple[Gauge | None, Gauge | None]:
         """Requests per minute, tokens per minute."""
+        limits = self.limits
         return (
             _rate_gauge(self.requests, limits.requests_per_minute, now),
             _rate_gauge(self.tokens, limits.tokens_per_minute, now),
         )
 
-    def day_gauge(self, limit: int | None, day_left_s: float) -> Gauge | None:
+    def day_gauge(self, day_left_s: float) -> Gauge | None:
         """Tokens per day."""
+        limit = self.limits.tokens_per_day
         if limit is None:
             return None
         untouched = not (self.used_today or self.held_today)
@@ -176,21 +205,13 @@ def _lasts_s(refusal: Refusal) -> float:
 
 
 def _rate_refusal(
-    name: LimitName, bucket: Gcra, cost: int, per_minute: int | None, ask: Ask
+    name: LimitName, bucket: Gcra, cost: int, per_minute: int | None, now: float
 ) -> Refusal | None:
-    verdict = None if per_minute is None else bucket.check(cost, per_minute, ask.now)
+    verdict = None if per_minute is None else bucket.check(cost, per_minute, now)
     if per_minute is None or verdict is None:
         return None
     retry_after_s = None if isinstance(verdict, TooLarge) else verdict.retry_after_s
-    return Refusal(name, retry_after_s, per_minute, cost, bucket.remaining(per_minute, ask.now))
-
-
-def _taken(bucket: Gcra, cost: int, per_minute: int | None, now: float) -> Taken | None:
-    if per_minute is None:
-        return None
-    taken = bucket.take(cost, per_minute, now)
-    assert isinstance(taken, Taken)
-    return taken
+    return Refusal(name, retry_after_s, per_minute, cost, bucket.remaining(per_minute, now))
 
 
 def _rate_gauge(bucket: Gcra, per_minute: int | None, now: float) -> Gauge | None:

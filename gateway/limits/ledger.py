@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 
-from gateway.limits.account import Account, Ask, Holding
+from gateway.limits.account import Account, Holding
 from gateway.limits.reservation import Reservation
 from gateway.limits.saved import Saved, Snapshot
 from gateway.limits.standing import Refusal, Standing
@@ -40,6 +40,7 @@ class Ledger:
         self._defaults = defaults
         self._accounts: dict[str, Account] = {}
         self._date = -1  # the day since the epoch that the counters are of
+        self._midnight = 0.0  # when it ends, in seconds since the epoch
         self._day = 0  # counts up with each new date
         self._now = -math.inf
         self._changes = 0
@@ -59,15 +60,10 @@ class Ledger:
 
     def limits_of(self, principal: Principal) -> Limits:
         """The limits in force for a key; None in it stands for no limit."""
-        own, default = principal.limits, self._defaults
-        if own == _NOTHING_OF_ITS_OWN:
-            return default
-        return Limits(
-            requests_per_minute=_first(own.requests_per_minute, default.requests_per_minute),
-            tokens_per_minute=_first(own.tokens_per_minute, default.tokens_per_minute),
-            concurrency=_first(own.concurrency, default.concurrency),
-            tokens_per_day=_first(own.tokens_per_day, default.tokens_per_day),
-        )
+        account = self._accounts.get(principal.key_id)
+        if account is not None and account.principal is principal:
+            return account.limits
+        return _in_force(principal.limits, self._defaults)
 
     def reserve(
         self, principal: Principal, *, requests: int, tokens: int, now: float, wall: float
@@ -84,17 +80,15 @@ class Ledger:
             now: Seconds on the monotonic clock.
             wall: Seconds since the epoch.
         """
-        _at_least(requests, 1)
-        _at_least(tokens, 0)
-        ask = self._ask(requests, tokens, now, wall)
-        limits = self.limits_of(principal)
-        account = self._look(principal.key_id)
-        refusal = account.refusal(ask, limits)
-        if refusal is not None:
-            return refusal
+        if requests < 1 or tokens < 0:
+            raise ValueError(f"must be at least 1 and 0, not {requests} and {tokens}")
+        self._turn_to(now, wall)
+        account = self._look(principal)
+        if not account.fits(requests, tokens, now):
+            return account.refusal(requests, tokens, now, self._midnight - wall)
         self._accounts[principal.key_id] = account
         self._changes += 1
-        return Reservation(account, account.hand_out(ask, limits), self._end)
+        return Reservation(account, account.hand_out(requests, tokens, now), self._end)
 
     def in_use(self) -> dict[str, int]:
         """Requests that run or wait now, of each key that has any."""
@@ -104,30 +98,33 @@ class Ledger:
 
     def glance(self, principal: Principal, now: float, wall: float) -> Refusal | None:
         """Whether one request of one token would be refused; takes nothing."""
-        ask = self._ask(1, 1, now, wall)
-        return self._look(principal.key_id).refusal(ask, self.limits_of(principal))
+        self._turn_to(now, wall)
+        account = self._look(principal)
+        if account.fits(1, 1, now):
+            return None
+        return account.refusal(1, 1, now, self._midnight - wall)
 
     def standing(self, principal: Principal, now: float, wall: float) -> Standing:
         """Where a key stands, for reply headers and for people."""
-        ask = self._ask(1, 1, now, wall)
-        limits = self.limits_of(principal)
-        account = self._look(principal.key_id)
-        requests, tokens = account.rate_gauges(limits, now)
+        self._turn_to(now, wall)
+        account = self._look(principal)
+        requests, tokens = account.rate_gauges(now)
         return Standing(
-            limits=limits,
-            requests=requests,
-            tokens=tokens,
-            day=account.day_gauge(limits.tokens_per_day, ask.day_left_s),
-            in_use=account.in_use,
-            tokens_today=account.used_today,
-            tokens_held=account.held_today,
+            account.limits,
+            requests,
+            tokens,
+            account.day_gauge(self._midnight - wall),
+            account.in_use,
+            account.used_today,
+            account.held_today,
         )
 
     def prune(self, now: float, wall: float) -> None:
         """Forget the keys of which there is nothing to remember. O(keys)."""
         self._turn_to(now, wall)
-        for key_id in list(self._accounts):
-            if self._look(key_id).forgettable(now):
+        for key_id, account in list(self._accounts.items()):
+            account.on_day(self._day)
+            if account.forgettable(now):
                 del self._accounts[key_id]
 
     def snapshot(self, now: float, wall: float) -> Snapshot:
@@ -160,7 +157,7 @@ class Ledger:
         saved = Saved.from_json(state)
         self._turn_to(now, wall)
         if saved.date == self._date + 1:
-            self._date = saved.date  # the clock stepped back over midnight
+            self._set_date(saved.date)  # the clock stepped back over midnight
         self._changes += 1
         passed_s = max(0.0, wall - saved.wall)
         for key_id, kept in saved.keys.items():
@@ -168,39 +165,49 @@ class Ledger:
             account.tokens.tat_s = now + min(max(0.0, kept.debt_s - passed_s), _MAX_DEBT_S)
             account.used_today = kept.used if saved.date >= self._date else 0
 
-    def _ask(self, requests: int, tokens: int, now: float, wall: float) -> Ask:
-        self._turn_to(now, wall)
-        return Ask(requests, tokens, now, (self._date + 1) * _DAY_S - wall)
-
     def _turn_to(self, now: float, wall: float) -> None:
-        self._now = max(self._now, now)
-        date = math.floor(wall / _DAY_S)
+        if now > self._now:
+            self._now = now
+        if not 0.0 < self._midnight - wall <= _DAY_S:
+            self._turn_date(math.floor(wall / _DAY_S))
+
+    def _turn_date(self, date: int) -> None:
         if date > self._date:
-            self._date = date
+            self._set_date(date)
             self._day += 1
         elif date < self._date - 1:
-            self._date = date
+            self._set_date(date)
 
-    def _look(self, key_id: str) -> Account:
-        account = self._accounts.get(key_id)
+    def _set_date(self, date: int) -> None:
+        self._date = date
+        self._midnight = float((date + 1) * _DAY_S)
+
+    def _look(self, principal: Principal) -> Account:
+        account = self._accounts.get(principal.key_id)
         if account is None:
-            return Account(self._day)
-        account.on_day(self._day)
+            account = Account(self._day)
+        elif account.day != self._day:
+            account.on_day(self._day)
+        if account.principal is not principal:
+            account.principal = principal
+            account.limits = _in_force(principal.limits, self._defaults)
         return account
 
     def _end(self, account: Account, holding: Holding, counts: bool, used: int) -> None:
         self._changes += 1
-        account.on_day(self._day)
-        account.take_back(holding, counts=counts, used=used, now=self._now)
+        if account.day != self._day:
+            account.on_day(self._day)
+        account.take_back(holding, counts, used, self._now)
 
 
-_NOTHING_OF_ITS_OWN = Limits()
+def _in_force(own: Limits, default: Limits) -> Limits:
+    return Limits(
+        requests_per_minute=_first(own.requests_per_minute, default.requests_per_minute),
+        tokens_per_minute=_first(own.tokens_per_minute, default.tokens_per_minute),
+        concurrency=_first(own.concurrency, default.concurrency),
+        tokens_per_day=_first(own.tokens_per_day, default.tokens_per_day),
+    )
 
 
 def _first(own: int | None, default: int | None) -> int | None:
     return default if own is None else own
-
-
-def _at_least(number: int, least: int) -> None:
-    if number < least:
-        raise ValueError(f"must be at least {least}, not {number}")

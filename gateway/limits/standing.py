@@ -1,4 +1,8 @@
-"""PURE. What the ledger says: where a key stands, and why a request is refused."""
+"""PURE. What the ledger says: where a key stands, and why a request is refused.
+
+What every request makes is not frozen: that would cost more than the making itself. Nobody changes
+it all the same.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +37,7 @@ class Refusal:
     remaining: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Gauge:
     """How full one limit is.
 
@@ -48,7 +52,7 @@ class Gauge:
     reset_s: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Standing:
     """Where one key stands; None for what has no limit.
 
