@@ -31,7 +31,7 @@ _NO_BODY = frozenset((204, 304))
 
 @contextmanager
 def service_with(folder: Path, **env: str) -> Iterator[ServiceProcess]:
-    """A service that has a key of its own, ready; on the mock engine unless *env* says otherwise."""
+    """A ready service with a key of its own; on the mock engine unless *env* says otherwise."""
     secret = create_first_key(folder / "keys.yaml", folder / "keys.pepper", "test")
     assert secret is not None
     engine = {} if "LLAMA_SERVER" in env else {"USE_MOCK_MODEL": "true"}
@@ -132,7 +132,7 @@ class Peer:
     # -- sending
 
     def send(self, *pieces: bytes) -> None:
-        """Send *pieces*; each but the last has been read by the service before the next goes out."""
+        """Send *pieces*; the service has read each of them before the next goes out."""
         for place, piece in enumerate(pieces):
             if place:
                 self.until_read()
@@ -149,12 +149,12 @@ class Peer:
     # -- receiving
 
     def reply(self, *, to: str = "GET") -> Received:
-        """The next reply, whole; *to* is the method that it answers. Interim replies are skipped."""
+        """The next reply, whole, interim ones left out; *to* is the method that it answers."""
         while True:
             version, status, headers = self._head()
             if status >= 200:
                 break
-        fields = {name: value for name, value in headers}
+        fields = dict(headers)
         if to == "HEAD" or status in _NO_BODY:
             return Received(version, status, headers, b"")
         if "transfer-encoding" in fields:
