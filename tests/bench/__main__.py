@@ -1,145 +1,153 @@
-"""``make bench``: see docs/performance.md."""
+"""``make bench``: what the gateway costs, beside a bare nginx. docs/performance.md explains it."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import platform
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
-from types import TracebackType
-from typing import Any
 
-from tests.bench.cpu import pin, split_cores
-from tests.bench.debian import tool
-from tests.bench.figures import middle, ratio
-from tests.bench.generator import Job, line_of
-from tests.bench.proxies import Door, Gateway, Nginx
-from tests.bench.upstream import EMBEDDING_MARK, EXTRA_EVENTS, REPLY_MARK
-from tests.bench.workloads import WORKLOADS, Workload
+from tests.bench.cpu import split_cores
+from tests.bench.debian import FetchError, tool
+from tests.bench.figures import Rounds, goals
+from tests.bench.measure import Plan, measure
+from tests.bench.plot import draw
+from tests.bench.proxies import SETTINGS
+from tests.bench.report import report
+from tests.bench.workloads import WORKLOADS, Workload, quick
 
-ROOT = Path(__file__).parents[2]
-
-
-class Generator:
-    def __init__(self, cores):
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.bench.generator"],
-            cwd=ROOT,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        pin(self._process.pid, cores)
-
-    def do(self, job: Job) -> dict[str, Any]:
-        assert self._process.stdin and self._process.stdout
-        self._process.stdin.write(line_of(job))
-        self._process.stdin.flush()
-        line = self._process.stdout.readline()
-        assert line, "the generator ended"
-        return json.loads(line)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *a):
-        self._process.kill()
-        self._process.wait()
-        self._process.stdin.close()
-        self._process.stdout.close()
-
-
-def request_of(w: Workload, key: str) -> str:
-    if w.service == "embeddings":
-        path, body = (
-            "/v1/embeddings",
-            {"model": "bench", "input": "The quick brown fox jumps over the lazy dog. " * 3},
-        )
-    else:
-        path = "/v1/chat/completions"
-        content = f"bench: events={w.tokens or 1} pace_ms={w.pace_ms:g} " + "word " * (
-            w.body_bytes // 5
-        )
-        body = {
-            "model": "bench",
-            "messages": [{"role": "user", "content": content}],
-            "max_tokens": 256,
-            "temperature": 0.7,
-        }
-        if w.stream:
-            body |= {"stream": True, "stream_options": {"include_usage": True}}
-    data = json.dumps(body, separators=(",", ":"))
-    return (
-        f"POST {path} HTTP/1.1\r\nHost: bench\r\nUser-Agent: bench\r\nAccept: */*\r\n"
-        f"Content-Type: application/json\r\nAuthorization: Bearer {key}\r\nContent-Length: {len(data)}\r\n\r\n{data}"
-    )
-
-
-def job_of(w: Workload, door: Door, key: str, engine_pids) -> Job:
-    stream = w.kind == "streams"
-    return Job(
-        kind=w.kind,
-        request=request_of(w, key),
-        connections=w.connections,
-        path=door.path,
-        port=door.port,
-        mark=""
-        if stream
-        else (EMBEDDING_MARK if w.service == "embeddings" else REPLY_MARK).decode(),
-        seconds=w.seconds,
-        warm_s=0.3,
-        rounds=w.rounds,
-        events=w.tokens + EXTRA_EVENTS if stream else 0,
-        over_s=w.tokens * w.pace_ms / 1000,
-        watch={"proxy": list(door.pids), "engine": engine_pids},
-    )
+_ROOT = Path(__file__).parents[2]
+_ROUNDS = 5
 
 
 def main(argv: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.bench")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", nargs="*")
-    args = parser.parse_args(argv)
-    cores = split_cores()
-    chosen = [w for w in WORKLOADS if not args.only or w.name in args.only]
-    program = tool("nginx", ["nginx"], "usr/sbin/nginx").path
-    with tempfile.TemporaryDirectory(prefix="lg-bench-") as tmp, ExitStack() as stack:
-        generator = stack.enter_context(Generator(cores[1]))
-        for service in dict.fromkeys(w.service for w in chosen):
-            env = {"EMBEDDINGS": "true"} if service == "embeddings" else {}
-            with (
-                Gateway(Path(tmp) / service, env, cores) as gw,
-                Nginx(
-                    Path(tmp) / f"nginx-{service}", program, gw.service.engine_socket, cores
-                ) as ng,
-            ):
-                doors = [gw.direct, ng.door, gw.door]
-                for w in [w for w in chosen if w.service == service]:
-                    costs = {d.name: [] for d in doors}
-                    for _ in range(args.rounds):
-                        for d in doors:
-                            r = generator.do(job_of(w, d, gw.secrets[0], gw.engine_pids))
-                            if r["failed"]:
-                                sys.stderr.write(
-                                    f"{w.name} {d.name}: {r['failed']} failed {r['errors'][:2]}\n"
-                                )
-                            n = r["events"] if w.unit == "event" else r["answers"]
-                            sp = r["spent_s"]
-                            wall = sp["wall"]
-                            us = 1e6 * sp["proxy"] / max(n, 1)
-                            costs[d.name].append(us)
-                            sys.stderr.write(
-                                f"{w.name:11} {d.name:8} {us:7.1f} us/{w.unit}  {n / wall:9.0f}/s  proxy {sp['proxy'] / wall:4.0%} generator {sp['generator'] / wall:4.0%} engine {sp['engine'] / wall:4.0%}"
-                                f"  took {r['took_ms']['p50']:.2f}/{r['took_ms']['p99']:.2f} first {r['first_ms']['p50']:.2f}/{r['first_ms']['p99']:.2f} gap {r['gap_ms']['p50']:.2f}/{r['gap_ms']['p99']:.2f} ms\n"
-                            )
-                    sys.stdout.write(
-                        f"{w.name}: nginx {middle(costs['nginx']):.1f} us, gateway {middle(costs['gateway']):.1f} us, ratio {ratio(costs['gateway'], costs['nginx']):.2f}\n"
-                    )
-    return 0
+    """Measure, print the tables, write the files.
+
+    Returns:
+        1 when an answer was wrong or nginx could not be had; else 0, whatever the figures are.
+    """
+    options = _options(argv)
+    workloads = _chosen(options)
+    try:
+        nginx = None if options.without_nginx else _nginx()
+    except FetchError as exc:
+        sys.stderr.write(f"{exc}\n(--without-nginx measures without the comparison)\n")
+        return 1
+    started_s = time.monotonic()
+
+    def say(line: str) -> None:
+        sys.stderr.write(f"{time.monotonic() - started_s:5.0f} s  {line}\n")
+        sys.stderr.flush()
+
+    with tempfile.TemporaryDirectory(prefix="lg-bench-") as folder:
+        plan = Plan(workloads, options.rounds, nginx, Path(folder), say)
+        rounds = measure(plan)
+    facts = _facts(nginx, options, time.monotonic() - started_s)
+    _write(options.out, workloads, rounds, facts)
+    sys.stdout.write(report(workloads, rounds, facts))
+    failed = sum(s.failed for doors in rounds.values() for each in doors.values() for s in each)
+    return 1 if failed else 0
+
+
+def _options(argv: Sequence[str]) -> argparse.Namespace:
+    names = [workload.name for workload in WORKLOADS]
+    parser = argparse.ArgumentParser(
+        prog="make bench BENCH_ARGS=...", description="Measure the gateway beside a bare nginx."
+    )
+    parser.add_argument("--quick", action="store_true", help="see that it works, in a minute")
+    parser.add_argument("--rounds", type=int, help=f"rounds of each workload ({_ROUNDS})")
+    parser.add_argument(
+        "--only", nargs="+", choices=names, metavar="WORKLOAD", help=f"of {', '.join(names)}"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=_ROOT / "build" / "bench", help="folder for the results"
+    )
+    parser.add_argument("--without-nginx", action="store_true", help="compare with nothing")
+    options = parser.parse_args(argv)
+    if options.rounds is None:
+        options.rounds = 1 if options.quick else _ROUNDS
+    return options
+
+
+def _chosen(options: argparse.Namespace) -> list[Workload]:
+    chosen = [w for w in WORKLOADS if options.only is None or w.name in options.only]
+    return [quick(workload) for workload in chosen] if options.quick else chosen
+
+
+def _nginx() -> Path:
+    return tool("nginx", ["nginx"], "usr/sbin/nginx").path
+
+
+def _facts(nginx: Path | None, options: argparse.Namespace, took_s: float) -> dict[str, str]:
+    """What one needs to know to judge the figures."""
+    ours, others = split_cores()
+    if ours == others:
+        cores = "one for all: the generator and the mock take time from the proxy's caches"
+    else:
+        cores = f"the proxy on {ours}, the generator and the mock engine on {others}"
+    return {
+        "machine": f"{_processor()}, {len(os.sched_getaffinity(0))} cores, {platform.release()}",
+        "cores": cores,
+        "versions": f"Python {platform.python_version()}, {_version_of(nginx)}",
+        "commit": _commit(),
+        "gateway": "keys, limits, fair queue, metrics and a JSON access log in a file are on",
+        "rounds": f"{options.rounds}{', quick: not to be quoted' if options.quick else ''}",
+        "took": f"{took_s:.0f} s",
+    }
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+def _version_of(nginx: Path | None) -> str:
+    if nginx is None:
+        return "no nginx"
+    done = subprocess.run([nginx, "-v"], capture_output=True, text=True)
+    return done.stderr.strip().removeprefix("nginx version: ")
+
+
+def _commit() -> str:
+    command = ["git", "-C", str(_ROOT), "describe", "--always", "--dirty"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True).stdout.strip() or "unknown"
+    except OSError:
+        return "unknown"
+
+
+def _write(
+    folder: Path, workloads: Sequence[Workload], rounds: Rounds, facts: dict[str, str]
+) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    told = {
+        "facts": facts,
+        "settings": SETTINGS,
+        "goals": [{**asdict(goal), "verdict": goal.verdict} for goal in goals(rounds)],
+        "workloads": {
+            workload.name: {
+                "about": asdict(workload),
+                "rounds": {
+                    door: [{**asdict(sample), "us": sample.us} for sample in samples]
+                    for door, samples in rounds[workload.name].items()
+                },
+            }
+            for workload in workloads
+        },
+    }
+    (folder / "results.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    if not draw(folder / "bench.png", workloads, rounds):
+        sys.stderr.write("no picture: matplotlib is not installed; 'make bench' installs it\n")
+    sys.stderr.write(f"written: {folder}\n")
 
 
 if __name__ == "__main__":

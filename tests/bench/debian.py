@@ -18,13 +18,13 @@ from pathlib import Path
 from filelock import FileLock
 from platformdirs import user_cache_path
 
-__all__ = ["NotFetched", "Tool", "tool"]
+__all__ = ["FetchError", "Tool", "tool"]
 
 _PATIENCE_S = 180.0
 _SYSTEM_FOLDERS = ("/usr/local/sbin", "/usr/sbin", "/sbin")
 
 
-class NotFetched(Exception):
+class FetchError(Exception):
     """A program is not here, and could not be had either."""
 
 
@@ -47,7 +47,7 @@ def tool(name: str, packages: Sequence[str], program: str, cache: Path | None = 
         cache: Where packages are unpacked; the user's cache folder when None.
 
     Raises:
-        NotFetched: It is not installed, and there is no apt-get or the fetch failed.
+        FetchError: It is not installed, and there is no apt-get or the fetch failed.
     """
     folders = os.pathsep.join([os.environ.get("PATH", os.defpath), *_SYSTEM_FOLDERS])
     installed = shutil.which(name, path=folders)
@@ -55,7 +55,7 @@ def tool(name: str, packages: Sequence[str], program: str, cache: Path | None = 
         return Tool(Path(installed), None)
     for needed in ("apt-get", "dpkg"):
         if shutil.which(needed) is None:
-            raise NotFetched(f"{name} is not installed, and {needed} is not here: install {name}")
+            raise FetchError(f"{name} is not installed, and {needed} is not here: install {name}")
     shelf = (cache or user_cache_path("llama-gateway")) / "debian"
     shelf.mkdir(parents=True, exist_ok=True)
     with FileLock(shelf / "fetch.lock"):
@@ -83,7 +83,7 @@ def _newest(shelf: Path, packages: Sequence[str]) -> tuple[list[str], list[str]]
     plain = ["apt-get", "-qq"]
     try:
         return plain, _names(plain, packages, shelf)
-    except NotFetched:
+    except FetchError:
         # No package lists, as in a fresh container: have some of our own.
         own = [*plain, *_own_lists(shelf / "apt")]
         _run([*own, "update"], shelf)
@@ -101,7 +101,7 @@ def _names(apt: Sequence[str], packages: Sequence[str], folder: Path) -> list[st
     told = _run([*apt, "--print-uris", "download", *packages], folder)
     names = [line.split()[1] for line in told.splitlines() if line.startswith("'")]
     if len(names) != len(packages):
-        raise NotFetched(f"apt-get knows no way to fetch {', '.join(packages)}")
+        raise FetchError(f"apt-get knows no way to fetch {', '.join(packages)}")
     return names
 
 
@@ -117,10 +117,10 @@ def _run(command: Sequence[str], folder: Path) -> str:
             timeout=_PATIENCE_S,
         )
     except subprocess.TimeoutExpired:
-        raise NotFetched(f"{command[0]} did not end within {_PATIENCE_S:g} s") from None
+        raise FetchError(f"{command[0]} did not end within {_PATIENCE_S:g} s") from None
     if done.returncode != 0:
         last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
-        raise NotFetched(f"{' '.join(command[:2])} failed: {last}")
+        raise FetchError(f"{' '.join(command[:2])} failed: {last}")
     return done.stdout
 
 

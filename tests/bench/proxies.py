@@ -1,4 +1,4 @@
-"""What is measured: the gateway, nginx, and no proxy at all, in front of one and the same engine.
+"""What is measured: the gateway with the bench's engine, and the doors one can go in by.
 
 The gateway runs as a user would run it, with keys, limits, fair queue, metrics and a JSON access
 log that goes to a file. The limits are on and so high that nobody meets them. Its engine is
@@ -7,9 +7,7 @@ log that goes to a file. The limits are on and so high that nobody meets them. I
 
 from __future__ import annotations
 
-import os
 import re
-import socket
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -21,21 +19,22 @@ from keys.changes import merge
 from keys.editing import editing
 from keys.records import KeyRecord
 from tests.bench.cpu import family, pin
+from tests.bench.started import pause_on
 from tests.support.service import ServiceProcess
 from tests.tiny_gguf import write_tiny_gguf
 
-__all__ = ["SLOTS", "Door", "Gateway", "Nginx", "make_keys"]
+__all__ = ["SETTINGS", "Door", "Gateway", "make_keys"]
 
 _ROOT = Path(__file__).parents[2]
 _READY = re.compile(r"ready: http://\S+:(\d+)/v1")
 _START_S = 60.0
 _STEP_S = 0.02
-SLOTS = 256
+_SLOTS = 256
 _CONTEXT = 100_000_000
 
 SETTINGS = {
     "LOG_FORMAT": "json",
-    "PARALLEL": str(SLOTS),
+    "PARALLEL": str(_SLOTS),
     # A prompt of a megabyte must fit into a slot.
     "CTX": str(_CONTEXT),
     # All callers of the bench have one address and one key.
@@ -103,74 +102,8 @@ class _Service(ServiceProcess):
             if (found := _READY.search(said)) is not None:
                 self.port = int(found[1])
                 return self
-            _pause_on(self._process)
+            pause_on(self._process)
         raise AssertionError(f"the gateway is not ready:\n{said}")
-
-
-_NGINX = """\
-{user}
-daemon off;
-worker_processes 1;
-pid {folder}/nginx.pid;
-error_log stderr warn;
-worker_rlimit_nofile 20000;
-events {{ worker_connections 10000; }}
-http {{
-    access_log off;
-    client_body_temp_path {folder}/body;
-    proxy_temp_path {folder}/proxy;
-    fastcgi_temp_path {folder}/fastcgi;
-    uwsgi_temp_path {folder}/uwsgi;
-    scgi_temp_path {folder}/scgi;
-    client_max_body_size 16m;
-    client_body_buffer_size 4m;
-    keepalive_requests 100000000;
-    keepalive_timeout 300s;
-    tcp_nodelay on;
-    upstream engine {{
-        server unix:{socket};
-        keepalive 512;
-        keepalive_requests 100000000;
-    }}
-    server {{
-        listen 127.0.0.1:{port} backlog=4096;
-        location / {{
-            proxy_pass http://engine;
-            proxy_http_version 1.1;
-            proxy_set_header Connection "";
-            proxy_buffering off;
-            proxy_request_buffering off;
-            proxy_read_timeout 600s;
-        }}
-    }}
-}}
-"""
-
-
-def free_port() -> int:
-    """A port that nobody listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def wait_for_port(port: int, process: subprocess.Popen[str]) -> None:
-    """Wait until *process* listens there."""
-    for _ in range(int(_START_S / _STEP_S)):
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        _pause_on(process)
-    raise AssertionError(f"{process.args!r} does not listen")
-
-
-def _pause_on(process: subprocess.Popen[str]) -> None:
-    """Let a moment pass, unless the process ends in it."""
-    try:
-        code = process.wait(_STEP_S)
-    except subprocess.TimeoutExpired:
-        return
-    raise AssertionError(f"{process.args!r} ended with {code}")
 
 
 class Gateway:
@@ -249,73 +182,3 @@ def _upstream_program(folder: Path) -> Path:
     )
     program.chmod(0o755)
     return program
-
-
-class Nginx:
-    """A bare nginx: one worker, nothing buffered, connections to the engine kept, no log.
-
-    Args:
-        folder: An empty one.
-        program: The nginx to run.
-        engine_socket: What it passes requests on to.
-        cores: As for `Gateway`.
-    """
-
-    def __init__(
-        self,
-        folder: Path,
-        program: Path,
-        engine_socket: str,
-        cores: tuple[list[int], list[int]],
-    ) -> None:
-        folder.mkdir()
-        self._folder = folder
-        self._program = program
-        self._cores = cores
-        self._process: subprocess.Popen[str] | None = None
-        self._port = free_port()
-        config = _NGINX.format(
-            user="user root;" if os.getuid() == 0 else "",
-            folder=folder,
-            socket=engine_socket,
-            port=self._port,
-        )
-        (folder / "nginx.conf").write_text(config)
-
-    def __enter__(self) -> Nginx:
-        folder = self._folder
-        with (folder / "said.log").open("wb") as log:
-            self._process = subprocess.Popen(
-                [self._program, "-p", folder, "-c", folder / "nginx.conf", "-e", "stderr"],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )
-        try:
-            wait_for_port(self._port, self._process)
-            for pid in self.door.pids:
-                pin(pid, self._cores[0])
-        except BaseException:
-            self._stop()
-            raise
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._stop()
-
-    def _stop(self) -> None:
-        assert self._process is not None
-        self._process.terminate()
-        self._process.wait(10)
-
-    @property
-    def door(self) -> Door:
-        assert self._process is not None
-        pid = self._process.pid
-        return Door("nginx", port=self._port, pids=(pid, *family(pid)))

@@ -222,7 +222,8 @@ def _pages(alias: str, slots: int, context: int) -> dict[bytes, bytes]:
 
 async def _serve(listener: socket.socket, pages: dict[bytes, bytes], model: str) -> None:
     loop = asyncio.get_running_loop()
-    await loop.create_unix_server(lambda: Connection(pages, model), sock=listener)
+    # The loop listens once more, with a backlog of its own choosing where none is given.
+    await loop.create_unix_server(lambda: Connection(pages, model), sock=listener, backlog=_BACKLOG)
     sys.stderr.write("srv  llama_server: model loaded\n")
     sys.stderr.flush()
     await loop.create_future()
@@ -246,7 +247,6 @@ def main(argv: Sequence[str]) -> int:
     context = options.ctx_size // options.parallel or 8192
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(options.host)
-    listener.listen(_BACKLOG)
     listener.setblocking(False)
     gc.disable()  # nothing here makes cycles, and a collection would be a late event
     uvloop.run(_serve(listener, _pages(options.alias, options.parallel, context), options.alias))

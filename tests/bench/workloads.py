@@ -1,10 +1,17 @@
-"""PURE. What is measured: requests and how many of them, for each workload of the bench."""
+"""PURE. What is measured: the requests of each workload, and how many of them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, replace
+from typing import Any
 
-__all__ = ["WORKLOADS", "Workload"]
+__all__ = ["EVERYBODY", "WORKLOADS", "Workload", "quick", "request_of"]
+
+EVERYBODY = ("direct", "nginx", "gateway")
+_PROXIES = ("nginx", "gateway")
+_SHORT_TEXT = "The quick brown fox jumps over the lazy dog. " * 3
+_MIB = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,9 +20,10 @@ class Workload:
 
     Attributes:
         name: For ``--only``.
-        service: Which of the services serves it: ``chat``, ``embeddings`` or ``keys``.
+        about: For the table.
+        service: What serves it: ``chat``, ``embeddings`` or ``keys`` (one with 10,000 of them).
         kind: ``closed``, ``streams`` or ``idle``, as the generator knows them.
-        unit: What its cost is divided by: ``request`` or ``event``.
+        unit: What its cost is divided by: ``request``, ``event`` or nothing.
         connections: How many there are at a time.
         tokens: Of each answer; 0 where there are none to speak of.
         pace_ms: From one token to the next; 0 for all at once.
@@ -23,10 +31,13 @@ class Workload:
         seconds: How long the closed loop runs, or nothing is done.
         body_bytes: Size of the prompt.
         stream: Whether the answer is to be streamed.
+        status: What must be answered.
         doors: Who is measured.
+        fresh: Whether it needs services that have served nothing yet; it is measured once then.
     """
 
     name: str
+    about: str
     service: str
     kind: str
     unit: str
@@ -34,15 +45,120 @@ class Workload:
     tokens: int = 0
     pace_ms: float = 0.0
     rounds: int = 1
-    seconds: float = 2.0
+    seconds: float = 1.5
     body_bytes: int = 0
     stream: bool = False
-    doors: tuple[str, ...] = ("direct", "nginx", "gateway")
+    status: int = 200
+    doors: tuple[str, ...] = EVERYBODY
+    fresh: bool = False
+
+    @property
+    def over_s(self) -> float:
+        """Time over which the first requests are spread, so that answers do not go in step."""
+        return min(1.0, self.tokens * self.pace_ms / 1000)
+
+
+def _paced(name: str, connections: int, rounds: int) -> Workload:
+    about = f"{connections} streams, 100 tokens 10 ms apart"
+    return Workload(
+        name, about, "chat", "streams", "event", connections, 100, 10, rounds, stream=True
+    )
 
 
 WORKLOADS = (
-    Workload("embeddings", "embeddings", "closed", "request", 32),
-    Workload("streams16", "chat", "streams", "event", 16, 100, 10, 2, stream=True),
-    Workload("streams64", "chat", "streams", "event", 64, 100, 10, 2, stream=True),
-    Workload("streams256", "chat", "streams", "event", 256, 100, 10, 3, stream=True),
-)
+    Workload(
+        "rest", "nothing to do", "chat", "idle", "", 0, seconds=5.0, doors=_PROXIES, fresh=True
+    ),
+    Workload(
+        "open",
+        "256 streams open, memory",
+        "chat",
+        "streams",
+        "",
+        256,
+        200,
+        10,
+        stream=True,
+        doors=_PROXIES,
+        fresh=True,
+    ),
+    Workload(
+        "idle",
+        "4,096 idle connections",
+        "embeddings",
+        "idle",
+        "",
+        4096,
+        seconds=3.0,
+        doors=_PROXIES,
+        fresh=True,
+    ),
+    Workload("embeddings", "small embeddings, 32 at a time", "embeddings", "closed", "request", 32),
+    Workload(
+        "control", "the same, 16 at a time", "embeddings", "closed", "request", 16, doors=_PROXIES
+    ),
+    _paced("streams16", 16, 2),
+    _paced("streams64", 64, 2),
+    _paced("streams256", 256, 3),
+    Workload(
+        "burst", "streams of 100 tokens at once, 16", "chat", "streams", "event", 16, 100, 0, 30,
+        stream=True,
+    ),
+    Workload(
+        "burst32", "streams of 32 tokens at once, 16", "chat", "streams", "event", 16, 32, 0, 60,
+        stream=True, doors=("gateway",),
+    ),
+    Workload("chats", "chats of 32 tokens, not streamed, 16", "chat", "closed", "request", 16, 32),
+    Workload(
+        "chats_paced", "the same 10 ms apart, 64", "chat", "closed", "request", 64, 32, 10
+    ),
+    Workload(
+        "bodies", "prompts of 1 MB, 4 at a time", "chat", "closed", "request", 4,
+        body_bytes=_MIB,
+    ),
+    Workload(
+        "refused", "wrong keys, 10,000 right ones", "keys", "closed", "request", 32, status=401,
+        doors=("gateway",),
+    ),
+)  # fmt: skip
+
+
+def quick(workload: Workload) -> Workload:
+    """The same with less of it: to see that all works, not to be quoted."""
+    return replace(
+        workload,
+        seconds=min(workload.seconds, 0.5),
+        rounds=1 if workload.pace_ms else min(workload.rounds, 5),
+        tokens=min(workload.tokens, 50) if not workload.fresh else workload.tokens,
+    )
+
+
+def request_of(workload: Workload, key: str) -> str:
+    """The request as it goes over the wire; all of it is ASCII."""
+    path, body = _body_of(workload)
+    data = json.dumps(body, separators=(",", ":"))
+    return (
+        f"POST {path} HTTP/1.1\r\nHost: bench\r\nUser-Agent: bench\r\nAccept: */*\r\n"
+        f"Content-Type: application/json\r\nAuthorization: Bearer {key}\r\n"
+        f"Content-Length: {len(data)}\r\n\r\n{data}"
+    )
+
+
+def _body_of(workload: Workload) -> tuple[str, dict[str, Any]]:
+    if workload.service == "embeddings":
+        return "/v1/embeddings", {"model": "bench", "input": _SHORT_TEXT}
+    script = f"bench: events={workload.tokens or 1} pace_ms={workload.pace_ms:g} "
+    prompt = script + (_SHORT_TEXT if not workload.body_bytes else _long(workload.body_bytes))
+    body: dict[str, Any] = {
+        "model": "bench",
+        "messages": [{"role": "user", "content": prompt}],
+        "max_tokens": 512,
+        "temperature": 0.7,
+    }
+    if workload.stream:
+        body |= {"stream": True, "stream_options": {"include_usage": True}}
+    return "/v1/chat/completions", body
+
+
+def _long(size: int) -> str:
+    return ("words of a long prompt " * (size // 23 + 1))[:size]

@@ -1,0 +1,47 @@
+"""One job of the load generator, as the bench tells it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+
+__all__ = ["Job"]
+
+
+@dataclass(slots=True)
+class Job:
+    """One measurement.
+
+    Attributes:
+        kind: ``closed`` (requests one after another for *seconds*), ``streams`` (*rounds* streams
+            one after another on each connection) or ``idle`` (*connections* that do nothing for
+            *seconds* after one request each).
+        path: The Unix socket to connect to; None for *port* on 127.0.0.1.
+        request: What is sent, as it is; Latin-1.
+        status: What must be answered.
+        mark: What a right answer has in its body.
+        seconds: How long a closed loop or an idle time is measured.
+        warm_s: How long it goes on before that.
+        rounds: Streams of each connection.
+        events: Events of a whole stream.
+        over_s: Time over which the starts of the first streams are spread.
+        watch: Process ids by name, whose CPU time is wanted.
+    """
+
+    kind: str
+    request: str
+    connections: int
+    path: str | None = None
+    port: int = 0
+    status: int = 200
+    mark: str = ""
+    seconds: float = 0.0
+    warm_s: float = 0.0
+    rounds: int = 1
+    events: int = 0
+    over_s: float = 0.0
+    watch: dict[str, list[int]] = field(default_factory=dict)
+
+    def line(self) -> str:
+        """As the generator reads it."""
+        return json.dumps(asdict(self)) + "\n"
