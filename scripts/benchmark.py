@@ -145,6 +145,9 @@ def main(**given: Any) -> None:
         by_hand = context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
         if by_hand and not given["compare"]:
             raise click.UsageError(f"--{name.replace('_', '-')} goes with --compare.")
+    for path in (given["json_file"], given["html_file"]):
+        if path is not None and not path.parent.is_dir():
+            raise click.UsageError(f"There is no folder {path.parent}.")
     context.exit(_run(_plan(given), _endpoints(given), given))
 
 

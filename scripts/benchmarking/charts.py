@@ -46,8 +46,9 @@ class _Scale:
     y_high: float
 
     def x(self, value: float) -> float:
-        span = (self.x_high - self.x_low) or 1.0
-        return round(_LEFT + (value - self.x_low) / span * (_WIDTH - _LEFT - _RIGHT), 1)
+        span = self.x_high - self.x_low
+        part = (value - self.x_low) / span if span else 0.5
+        return round(_LEFT + part * (_WIDTH - _LEFT - _RIGHT), 1)
 
     def y(self, value: float) -> float:
         return round(_HEIGHT - _BOTTOM - value / self.y_high * (_HEIGHT - _TOP - _BOTTOM), 1)

@@ -94,6 +94,7 @@ def _workload(plan: Plan) -> str:
 def _figures(run: Run) -> Iterator[str]:
     yield _times(run, "Time to the first token", lambda level: level.ttft_s)
     yield _times(run, "Time between tokens", lambda level: level.gap_s)
+    yield _times(run, "Time to the whole answer", lambda level: level.latency_s)
     lines = _lines(run, "", lambda level: level.total_rate if level.succeeded else None)
     yield _figure("Tokens a second, in all", "more is better", _by_level(run, lines, "/s"))
     lines = _lines(run, "", lambda level: level.stream_rate.p50 if level.stream_rate else None)
