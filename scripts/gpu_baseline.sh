@@ -7,10 +7,11 @@
 # The work is done in tests/bench/gpu/; docs/gpu-baseline.md says what the figures mean. PYTHON=...
 # names another Python that has the project's packages, for machines without a way to get them.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
-python=${PYTHON:-.venv/bin/python}
-if [ -z "${PYTHON:-}" ]; then make --no-print-directory .venv/.installed >&2; fi
+python=${PYTHON:-$root/.venv/bin/python}
+if [ -z "${PYTHON:-}" ]; then make --silent -C "$root" .venv/.installed >&2; fi
+export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
 "$python" -c 'import gateway, gguf, httpx, psutil' || {
     echo "gpu_baseline: $python lacks packages of the project: run 'make setup'" >&2
     exit 2

@@ -30,6 +30,7 @@ from tests.bench.gpu.starts import starts
 from tests.bench.gpu.ways import Setup
 
 _PROGRAM = "scripts/gpu_baseline.sh"
+_OUT = str(Path(__file__).parents[3] / "build" / "gpu-baseline")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -68,7 +69,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--rounds", type=_number, default=4, help="of each way (4)")
     parser.add_argument("--starts", type=_number, default=3, help="of each way (3)")
     parser.add_argument("--minutes", type=float, default=9.0, help="then no more rounds (9)")
-    parser.add_argument("--out", type=_folder, default="build/gpu-baseline", help="for the results")
+    parser.add_argument("--out", type=_folder, default=_OUT, help="build/gpu-baseline")
     args = parser.parse_args(arguments)
     on_gpu = args.device == "cuda"
     args.shape = args.shape or ("8b" if on_gpu else "small")

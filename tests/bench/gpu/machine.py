@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -157,20 +158,21 @@ def _built_from(source: Path, cuda: Literal["on", "off"]) -> Path:
         return build_engine(
             engines, cuda=cuda, jobs=None, progress=ConsoleProgress(), source=provide
         )
-    except BackendError as exc:
-        raise CannotRun(str(exc)) from exc
+    except (BackendError, OSError, tarfile.TarError) as exc:
+        raise CannotRun(f"building llama-server from {source}: {exc}") from exc
 
 
 def look(binary: Path) -> tuple[tuple[Device, ...], dict[str, str]]:
     """The GPUs that *binary* sees, and what to tell of this machine beside the figures."""
     devices = devices_in(_said(binary, "--list-devices"))
+    version = re.search(r"^version: (.+)$", _said(binary, "--version"), re.MULTILINE)
     cpu = re.search(r"^model name\s*: (.+)$", _read("/proc/cpuinfo"), re.MULTILINE)
     about = {
         "gpu": ", ".join(f"{device.name} ({device.total_bytes / 1e9:.0f} GB)" for device in devices)
         or "none",
         "driver": _said("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
         "cpu": f"{cpu[1] if cpu else platform.machine()}, {os.cpu_count()} cores",
-        "engine": next(iter(_said(binary, "--version").splitlines()), "unknown"),
+        "engine": version[1] if version else "unknown",
         "python": platform.python_version(),
     }
     return devices, about

@@ -31,7 +31,7 @@ __all__ = ["Served", "Setup", "bare", "behind", "differing_arguments", "engine_b
 _LOAD_LIMIT_S = 240.0
 _POLL_S = 0.01
 _KEY = "bench"
-_PASSED_ON = ("CUDA_", "NVIDIA_", "LD_LIBRARY_PATH", "GGML_")
+_PASSED_ON = ("CUDA_", "NVIDIA_", "LD_LIBRARY_PATH", "GGML_", "PYTHONPATH")
 
 
 @dataclass(frozen=True, slots=True)
