@@ -14,7 +14,6 @@ import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
-from aiohttp.web_response import Response, StreamResponse
 from multidict import CIMultiDict
 
 from gateway.access.auth import Authenticator
@@ -26,7 +25,8 @@ from gateway.front.cors import CorsPolicy
 from gateway.front.headers import check_head, safe_request_id
 from gateway.front.paths import not_found
 from gateway.front.proxies import TrustedProxies
-from gateway.front.server import FrontRequest
+from gateway.front.reply import Reply
+from gateway.front.request import FrontRequest
 from gateway.observe.accesslog import AccessLog, AccessRecord
 from gateway.observe.metrics import Metrics
 
@@ -34,7 +34,7 @@ __all__ = ["App", "Endpoint", "Route"]
 
 _log = logging.getLogger(__name__)
 
-Endpoint = Callable[[Call], Awaitable[StreamResponse]]
+Endpoint = Callable[[Call], Awaitable[Reply]]
 
 _KEY_PREFIX = "sk-lg-"
 _METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"))
@@ -93,8 +93,8 @@ class App:
     on_quiet: Callable[[], None] | None = None
     """Told each time when the last of them has ended."""
 
-    async def handle(self, request: FrontRequest) -> StreamResponse:
-        """Answer one request; what aiohttp calls."""
+    async def handle(self, request: FrontRequest) -> Reply:
+        """Answer one request; what the listener calls."""
         started_s = self.clocks.monotonic()
         call = self._open_call(request)
         record = call.record
@@ -102,8 +102,8 @@ class App:
         try:
             response = await self._guarded(call)
             record.status = response.status
-            if isinstance(response, Response) and response.body:
-                record.bytes_out = len(response.body)  # type: ignore[arg-type]
+            if response.body:
+                record.bytes_out = len(response.body)
             return response
         except asyncio.CancelledError:
             record.status, record.error_code = 499, record.error_code or "client_closed"
@@ -115,7 +115,7 @@ class App:
             if not self.calls and self.on_quiet is not None:
                 self.on_quiet()
 
-    def rejected(self, request: FrontRequest, error: ApiError) -> Response:
+    def rejected(self, request: FrontRequest, error: ApiError) -> Reply:
         """The reply to what never became a request: the parser refused it."""
         call = self._open_call(request)
         call.record.status = error.status
@@ -132,7 +132,7 @@ class App:
 
     # -- from head to answer
 
-    async def _guarded(self, call: Call) -> StreamResponse:
+    async def _guarded(self, call: Call) -> Reply:
         try:
             response = await self._answer(call)
         except ApiError as exc:
@@ -151,7 +151,7 @@ class App:
             response.force_close()
         return response
 
-    async def _answer(self, call: Call) -> StreamResponse:
+    async def _answer(self, call: Call) -> Reply:
         request = call.request
         target = request.raw_path
         check_head(
@@ -207,13 +207,13 @@ class App:
         if route.scope is not None and route.scope not in principal.scopes:
             raise ApiError("permission_denied", f"This API key lacks the scope '{route.scope}'.")
 
-    def _preflight(self, call: Call) -> Response:
+    def _preflight(self, call: Call) -> Reply:
         headers = call.request.headers
         for name, value in self.cors.preflight_headers(
             headers.get("Origin"), headers.get("Access-Control-Request-Headers")
         ):
             call.headers[name] = value
-        return Response(status=204, headers=call.headers)
+        return Reply(status=204, headers=call.headers)
 
     # -- around it
 
@@ -242,22 +242,22 @@ class App:
         head = ReplyHead(request_id, reply_id, int(self.clocks.wall()))
         return Call(request, record, reply_headers, head)
 
-    def _only_word(self, call: Call, error: ApiError) -> Response:
+    def _only_word(self, call: Call, error: ApiError) -> Reply:
         """The reply to a request that failed, unless a reply has begun.
 
         A second status line inside a reply would be taken for the next reply.
         """
-        if call.request.writer.output_size > 0:
+        if call.request.reply_begun:
             call.record.error_code = error.code
             call.request.front.cut()
             raise asyncio.CancelledError
         return self._refusal(call, error)
 
-    def _refusal(self, call: Call, error: ApiError) -> Response:
+    def _refusal(self, call: Call, error: ApiError) -> Reply:
         call.record.error_code, call.record.limit = error.code, error.limit
         for name, value in error.headers():
             call.headers[name] = value
-        response = Response(
+        response = Reply(
             status=error.status,
             body=call.error_body(error, call.head),
             headers=call.headers,

@@ -8,7 +8,7 @@ from multidict import CIMultiDict
 
 from gateway.dialects.base import ErrorBody, ReplyHead, openai_body
 from gateway.errors import ApiError
-from gateway.front.server import FrontRequest
+from gateway.front.request import FrontRequest
 from gateway.limits.ledger import Reservation
 from gateway.observe.accesslog import AccessRecord
 from gateway.queue.admission import Turn

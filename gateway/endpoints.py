@@ -9,7 +9,6 @@ from typing import Any
 from urllib.parse import unquote
 
 import orjson
-from aiohttp.web_response import Response, StreamResponse
 
 from backend import Gpu, read_gpus
 from gateway.call import Call
@@ -17,6 +16,7 @@ from gateway.clocks import Clocks
 from gateway.dialects.common import unknown_model
 from gateway.errors import ApiError
 from gateway.front.proxies import is_loopback
+from gateway.front.reply import Reply
 from gateway.limits.ledger import Ledger
 from gateway.observe.metrics import Metrics
 from gateway.status import ServiceStatus
@@ -71,7 +71,7 @@ class Endpoints:
 
     # -- models
 
-    async def list_models(self, call: Call) -> StreamResponse:
+    async def list_models(self, call: Call) -> Reply:
         """GET /v1/models: readable by OpenAI's and by Anthropic's SDKs at once."""
         entries = [self._model(name) for name in self._models()]
         ids = [entry["id"] for entry in entries]
@@ -86,7 +86,7 @@ class Endpoints:
             },
         )
 
-    async def one_model(self, call: Call) -> StreamResponse:
+    async def one_model(self, call: Call) -> Reply:
         """GET /v1/models/{id}; an id with a slash comes percent-encoded."""
         path = call.request.raw_path.partition("?")[0]
         name = unquote(path.removeprefix(MODELS_PREFIX))
@@ -108,11 +108,11 @@ class Endpoints:
 
     # -- the service about itself
 
-    async def version(self, call: Call) -> StreamResponse:
+    async def version(self, call: Call) -> Reply:
         """GET /version, open."""
         return _json(call, {"version": self._status.version, "api_version": "v1"})
 
-    async def info(self, call: Call) -> StreamResponse:
+    async def info(self, call: Call) -> Reply:
         """GET /info: the model, the engine, and the limits of the key that asks."""
         principal = call.principal
         return _json(
@@ -151,7 +151,7 @@ class Endpoints:
             "tokens_today": standing.tokens_today,
         }
 
-    async def gpu_status(self, call: Call) -> StreamResponse:
+    async def gpu_status(self, call: Call) -> Reply:
         """GET /gpu/status: how busy this box is."""
         snapshot = self._status.snapshot()
         return _json(
@@ -186,18 +186,20 @@ class Endpoints:
 
     # -- probes, counters, administration
 
-    async def health(self, call: Call) -> StreamResponse:
+    async def health(self, call: Call) -> Reply:
         """The same answers as on the health port."""
         path = call.request.raw_path.partition("?")[0]
         verdict = answer(path, self._status.snapshot(), self._clock(), self._verdicts)
         if verdict is None:
             raise ApiError("not_found")
-        response = Response(status=verdict.status, body=verdict.body, headers=call.headers)
-        if verdict.content_type is not None:
-            response.content_type = verdict.content_type
-        return response
+        return Reply(
+            status=verdict.status,
+            body=verdict.body,
+            headers=call.headers,
+            content_type=verdict.content_type,
+        )
 
-    async def metrics(self, call: Call) -> StreamResponse:
+    async def metrics(self, call: Call) -> Reply:
         """GET /metrics: Prometheus text, or JSON when the client asks for that.
 
         Figures of single keys are for holders of the scope, and for whoever is on this machine and
@@ -208,13 +210,13 @@ class Endpoints:
         per_key = "metrics" in scopes or _is_local(call)
         if "application/json" in call.request.headers.get("Accept", ""):
             return _json(call, self._metrics.as_dict(snapshot, per_key=per_key))
-        response = Response(
-            body=self._metrics.render(snapshot, per_key=per_key), headers=call.headers
+        return Reply(
+            body=self._metrics.render(snapshot, per_key=per_key),
+            headers=call.headers,
+            content_type="text/plain; version=0.0.4; charset=utf-8",
         )
-        response.headers["Content-Type"] = "text/plain; version=0.0.4; charset=utf-8"
-        return response
 
-    async def reload(self, call: Call) -> StreamResponse:
+    async def reload(self, call: Call) -> Reply:
         """POST /reload: read the keys file now; at most once a second, and without a body."""
         if not call.request.content.at_eof():
             raise ApiError("payload_too_large", "This path takes no body.", close=True)
@@ -234,8 +236,8 @@ def _is_local(call: Call) -> bool:
     return is_loopback(call.record.client) and not any(name in headers for name in forwarded)
 
 
-def _json(call: Call, value: Mapping[str, Any]) -> Response:
-    return Response(body=orjson.dumps(value), headers=call.headers, content_type="application/json")
+def _json(call: Call, value: Mapping[str, Any]) -> Reply:
+    return Reply(body=orjson.dumps(value), headers=call.headers, content_type="application/json")
 
 
 def _rfc3339(seconds: int) -> str:

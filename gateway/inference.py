@@ -7,8 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from aiohttp.web_response import Response, StreamResponse
-
 from gateway.accounting import note_wait
 from gateway.activity import Activity
 from gateway.app import Endpoint
@@ -16,6 +14,7 @@ from gateway.call import Call
 from gateway.dialects.base import Dialect, EngineCall, FieldPolicy, ModelFacts
 from gateway.errors import ApiError
 from gateway.front.body import BodyBudget, BodyClaim, BodyRules, check_body_headers, read_body
+from gateway.front.reply import Reply
 from gateway.off_loop import OFF_LOOP_BYTES, off_loop, off_loop_if_large
 from gateway.queue.admission import Admission, Wish
 from gateway.relay import Relay
@@ -58,12 +57,12 @@ class Inference:
     def endpoint(self, dialect: Dialect) -> Endpoint:
         """The endpoint that speaks *dialect*."""
 
-        async def answer(call: Call) -> StreamResponse:
+        async def answer(call: Call) -> Reply:
             return await self._answer(call, dialect)
 
         return answer
 
-    async def _answer(self, call: Call, dialect: Dialect) -> StreamResponse:
+    async def _answer(self, call: Call, dialect: Dialect) -> Reply:
         try:
             return await self._serve(call, dialect)
         except ApiError as error:
@@ -72,7 +71,7 @@ class Inference:
                 raise
             raise dialect.places.told(error) from None
 
-    async def _serve(self, call: Call, dialect: Dialect) -> StreamResponse:
+    async def _serve(self, call: Call, dialect: Dialect) -> Reply:
         principal = call.principal
         assert principal is not None
         self.spending.glance(call)
@@ -88,7 +87,7 @@ class Inference:
                     return await self._carry(work)
             return await self._carry(work)
 
-    async def _carry(self, work: _Work) -> StreamResponse:
+    async def _carry(self, work: _Work) -> Reply:
         call = work.call
         try:
             if work.streamed:
@@ -97,7 +96,7 @@ class Inference:
         finally:
             work.end()
         self.spending.show(call)  # what it really took is known by now
-        return Response(body=body, headers=call.headers, content_type="application/json")
+        return Reply(body=body, headers=call.headers, content_type="application/json")
 
     def _refuse_known_killers(self, call: Call, digest: bytes | None = None) -> None:
         if self.suspects:

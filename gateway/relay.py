@@ -22,8 +22,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from aiohttp.web_response import StreamResponse
-
 from backend import BackendError, Exchange
 from gateway.accounting import account_reply, account_stream, charge_no_prompt, tell_times
 from gateway.call import Call
@@ -31,6 +29,7 @@ from gateway.dialects import Dialect, EngineCall
 from gateway.dispatch import Deadline, Dispatch, EngineDoor
 from gateway.engine.failures import from_backend
 from gateway.errors import ApiError
+from gateway.front.reply import Reply
 from gateway.off_loop import off_loop_if_large
 from gateway.queue.admission import Admission, Lease
 from gateway.queue.turns import Signs
@@ -177,7 +176,7 @@ class Relay:
 
     # -- streams
 
-    async def stream(self, call: Call, dialect: Dialect, planner: Planner) -> StreamResponse:
+    async def stream(self, call: Call, dialect: Dialect, planner: Planner) -> Reply:
         """Answer with events; arguments and errors as in `whole`, before anything was sent.
 
         What fails later is told inside the stream.

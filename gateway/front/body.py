@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from types import TracebackType
 
 from aiohttp.streams import StreamReader
-from aiohttp.web_request import BaseRequest
 
 from gateway.errors import ApiError
 from gateway.front.headers import content_is_json
 from gateway.front.pace import Pace
+from gateway.front.request import FrontRequest
 
 __all__ = ["BodyBudget", "BodyClaim", "BodyRules", "check_body_headers", "read_body"]
 
@@ -121,7 +121,7 @@ class BodyClaim:
         self.size_bytes = size
 
 
-def check_body_headers(request: BaseRequest, limit_bytes: int) -> None:
+def check_body_headers(request: FrontRequest, limit_bytes: int) -> None:
     """Refuse a body by its announcement, before a byte of it is read.
 
     Raises:
@@ -141,7 +141,7 @@ def check_body_headers(request: BaseRequest, limit_bytes: int) -> None:
         raise ApiError("expectation_failed")
 
 
-async def read_body(request: BaseRequest, rules: BodyRules, claim: BodyClaim) -> bytes:
+async def read_body(request: FrontRequest, rules: BodyRules, claim: BodyClaim) -> bytes:
     """The whole body, held in *claim*, which the caller lets go whatever comes of this.
 
     A client that waits for ``100 Continue`` gets it here, so only after every check that needs no

@@ -17,12 +17,11 @@ from __future__ import annotations
 
 import asyncio
 
-from aiohttp.http import HttpVersion11
-from aiohttp.web_response import StreamResponse
 from multidict import CIMultiDict
 
 from gateway.front.outlet import DrainListener
-from gateway.front.server import FrontRequest
+from gateway.front.reply import Reply
+from gateway.front.request import FrontRequest
 
 __all__ = ["StreamReply"]
 
@@ -32,16 +31,17 @@ class StreamReply:
 
     Args:
         request: The request to answer.
-        headers: Reply headers, read when the reply is committed to; the caller may add until then.
+        headers: Reply headers, read when the reply is committed to, and added to then; the caller
+            may add until then.
     """
 
     def __init__(self, request: FrontRequest, headers: CIMultiDict[str]) -> None:
         self._request = request
         self._outlet = request.front.outlet
         self._headers = headers
-        self._response: StreamResponse | None = None
         self._transport: asyncio.Transport | None = None
-        self._chunked = request.version >= HttpVersion11
+        self._chunked = request.chunks
+        self._committed = False
         self._abandoned = False
         self._ending = False
         self.bytes_out = 0
@@ -58,7 +58,7 @@ class StreamReply:
     @property
     def committed(self) -> bool:
         """Whether the status line is out."""
-        return self._response is not None
+        return self._committed
 
     @property
     def ending(self) -> bool:
@@ -73,16 +73,16 @@ class StreamReply:
         """
         if on_drain is not None:
             self._outlet.on_drain(on_drain)
-        if self._response is not None or self._abandoned:
+        if self._committed or self._abandoned:
             return
-        response = self._response = StreamResponse(status=200, headers=self._headers)
-        response.headers["Content-Type"] = "text/event-stream; charset=utf-8"
-        response.headers["Cache-Control"] = "no-cache, no-transform"
-        response.headers["X-Accel-Buffering"] = "no"
-        if not self._chunked:
-            response.force_close()  # nothing else tells an HTTP/1.0 client where it ends
-        await response.prepare(self._request)
-        self._transport = self._request.transport
+        self._committed = True
+        headers = self._headers
+        headers["Content-Type"] = "text/event-stream; charset=utf-8"
+        headers["Cache-Control"] = "no-cache, no-transform"
+        headers["X-Accel-Buffering"] = "no"
+        request = self._request
+        request.front.begin_stream(request, headers)
+        self._transport = request.transport
 
     def write(self, events: bytes) -> None:
         """Send *events*; dropped when the client has left."""
@@ -105,19 +105,20 @@ class StreamReply:
         """Never commit after this: the request gets another reply."""
         self._abandoned = True
 
-    async def finish(self) -> StreamResponse:
+    async def finish(self) -> Reply:
         """End the reply where its framing says."""
-        response = self._response
-        assert response is not None, "a reply ends after it was committed to"
+        assert self._committed, "a reply ends after it was committed to"
         self._ending = True
         self._transport = None  # the end may have to wait; nothing is written behind it
         self._outlet.on_drain(None)
         self._outlet.hand_over()
-        await response.write_eof()
-        return response
+        await self._request.front.end_stream(self._request)
+        reply = Reply(sent=True)
+        reply.closes = not self._chunked  # nothing else tells an HTTP/1.0 client where it ends
+        return reply
 
-    async def fail(self, frame: bytes) -> StreamResponse:
+    async def fail(self, frame: bytes) -> Reply:
         """End the reply with an error frame."""
-        assert self._response is not None, "before the commit a failure is a status"
+        assert self._committed, "before the commit a failure is a status"
         self.write(b"\n\n" + frame if self.mid_event else frame)
         return await self.finish()

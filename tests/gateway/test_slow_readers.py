@@ -15,11 +15,12 @@ from typing import Any
 import httpx
 import psutil
 import pytest
-from aiohttp.web_response import Response, StreamResponse
 from multidict import CIMultiDict
 
 from gateway.front.listener import open_listener
-from gateway.front.server import FrontRequest, FrontServer, ServerLimits
+from gateway.front.reply import Reply
+from gateway.front.request import FrontRequest
+from gateway.front.server import FrontServer, ServerLimits
 from gateway.stream.reply import StreamReply
 from tests.conftest import Serve
 from tests.support.callers import CHAT, chat_body, new_caller
@@ -161,7 +162,7 @@ def test_reply_in_one_piece_that_nobody_takes_is_cut(serve: Serve) -> None:
 # -- the front alone
 
 
-def not_one(request: FrontRequest, error: Exception) -> Response:
+def not_one(request: FrontRequest, error: Exception) -> Reply:
     raise AssertionError("every request in here is well-formed")
 
 
@@ -226,13 +227,14 @@ async def test_above_the_bound_for_all_the_largest_is_cut_and_the_small_ones_liv
     written: asyncio.Queue[str] = asyncio.Queue()
     go_on = asyncio.Event()
 
-    async def handler(request: FrontRequest) -> StreamResponse:
+    async def handler(request: FrontRequest) -> Reply:
         reply = StreamReply(request, CIMultiDict())
         await reply.commit(lambda full: None)
-        for _ in range(int(request.query["kib"])):
+        kib = request.raw_path.removeprefix("/?kib=")
+        for _ in range(int(kib)):
             reply.write(b"e" * 1024)
             await asyncio.sleep(0)
-        written.put_nowait(request.query["kib"])
+        written.put_nowait(kib)
         await go_on.wait()
         return await reply.finish()
 
@@ -261,7 +263,7 @@ async def test_above_the_bound_for_all_the_largest_is_cut_and_the_small_ones_liv
 async def test_nothing_is_written_behind_the_end_of_a_stream() -> None:
     replies: asyncio.Queue[StreamReply] = asyncio.Queue()
 
-    async def handler(request: FrontRequest) -> StreamResponse:
+    async def handler(request: FrontRequest) -> Reply:
         reply = StreamReply(request, CIMultiDict())
         await reply.commit(lambda full: None)
         reply.write(b"e" * (4 * MIB))
@@ -287,10 +289,11 @@ async def test_kernel_does_not_cut_a_reader_that_is_merely_slow() -> None:
     def kernel_patience_ms(own: socket.socket) -> int:
         return own.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
 
-    async def handler(request: FrontRequest) -> StreamResponse:
+    async def handler(request: FrontRequest) -> Reply:
         reply = StreamReply(request, CIMultiDict())
         await reply.commit(lambda full: None)
-        own = request.get_extra_info("socket")
+        assert request.transport is not None
+        own = request.transport.get_extra_info("socket")
         assert kernel_patience_ms(own) == 30_000
         reply.write(b"e" * (4 * MIB))
         connections.put_nowait((request, own))
@@ -310,11 +313,11 @@ async def test_kernel_does_not_cut_a_reader_that_is_merely_slow() -> None:
 
 
 async def test_strangers_hold_at_most_half_of_the_connections() -> None:
-    async def handler(request: FrontRequest) -> StreamResponse:
-        if "key" in request.query:
+    async def handler(request: FrontRequest) -> Reply:
+        if "key" in request.raw_path:
             request.front.note_authenticated()
             request.front.note_authenticated()
-        return Response(text="ok")
+        return Reply(body=b"ok")
 
     async def answered(peer: socket.socket, target: str = "/") -> bool:
         """Whether the connection was let in."""
