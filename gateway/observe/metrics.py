@@ -6,7 +6,7 @@ Rules:
   arrives is counted under ``other``, so no client can add a series. Key ids are the one open set
   and end at *keys_max*;
 - figures per key are left out unless asked for, because ``/metrics`` may be open to anyone;
-- an object per series is looked up once per request, the rest is additions.
+- what a request is counted under is looked up once per request, the rest is additions.
 """
 
 from __future__ import annotations
@@ -109,10 +109,13 @@ class Metrics:
         self._keys_max = keys_max
         self._log_dropped = log_dropped
         self._requests: dict[Labels, Histogram] = {}
+        # The same by what records say, while that is of the closed sets.
+        self._found: dict[tuple[str, int, str | None], tuple[Histogram, str]] = {}
         self._by_model: dict[str, _ModelSeries] = {}
         self._by_key: dict[str, _KeySeries] = {}
         self._queue_wait = Histogram(_WAIT)
-        self._bytes: dict[Labels, float] = {("in",): 0, ("out",): 0}
+        self._bytes_in = 0
+        self._bytes_out = 0
         self._rejected = seeded(REJECT_REASONS)
         self._auth_failures = seeded(AUTH_FAILURE_REASONS)
         self._engine_exits = seeded(ENGINE_EXIT_CAUSES)
@@ -144,10 +147,12 @@ class Metrics:
     def know_routes(self, routes: Iterable[str]) -> None:
         """Replace the route names; series that exist stay."""
         self._routes = frozenset(routes)
+        self._found.clear()
 
     def know_models(self, models: Iterable[str]) -> None:
         """Replace the public model names; series that exist stay."""
         self._models = frozenset(models)
+        self._found.clear()
 
     def know_busy_keys(self, busy_keys: Callable[[], Mapping[str, KeyLoad]]) -> None:
         """Say what keys have at this moment; asked in the API loop's thread only."""
@@ -155,16 +160,11 @@ class Metrics:
 
     def observe(self, record: AccessRecord) -> None:
         """Count a request that has ended; once per record."""
-        route = record.route if record.route in self._routes else OTHER
-        model = self._model_label(record.model)
-        status = STATUS_CLASSES[min(max(record.status // 100, 1), 5) - 1]
-        labels = (route, status, model)
-        series = self._requests.get(labels)
-        if series is None:
-            series = self._requests[labels] = Histogram(_SECONDS)
-        series.observe(record.total_s)
-        self._bytes["in",] += record.bytes_in
-        self._bytes["out",] += record.bytes_out
+        found = self._found.get((record.route, record.status, record.model))
+        seconds, model = self._find(record) if found is None else found
+        seconds.observe(record.total_s)
+        self._bytes_in += record.bytes_in
+        self._bytes_out += record.bytes_out
         if record.error_code is not None:
             reason = reject_reason(record.error_code, record.route, record.model)
             if reason is not None:
@@ -259,10 +259,21 @@ class Metrics:
 
     # -- inside
 
-    def _model_label(self, model: str | None) -> str:
-        if model is None:
-            return ""
-        return model if model in self._models else OTHER
+    def _find(self, record: AccessRecord) -> tuple[Histogram, str]:
+        """The series of a request's seconds, and the label of its model."""
+        route = record.route if record.route in self._routes else OTHER
+        model = ""
+        if record.model is not None:
+            model = record.model if record.model in self._models else OTHER
+        status = STATUS_CLASSES[min(max(record.status // 100, 1), 5) - 1]
+        labels = (route, status, model)
+        series = self._requests.get(labels)
+        if series is None:
+            series = self._requests[labels] = Histogram(_SECONDS)
+        known = route == record.route and model == (record.model or "")
+        if known and 100 <= record.status < 600:
+            self._found[record.route, record.status, record.model] = series, model
+        return series, model
 
     def _count_work(self, record: AccessRecord, model: str) -> None:
         self._queue_wait.observe(record.queue_s)
@@ -319,7 +330,8 @@ class Metrics:
         yield histograms("gateway_request_seconds", text, labels, requests)
         text = "Seconds that requests waited for a slot."
         yield histograms("gateway_queue_wait_seconds", text, (), {(): self._queue_wait})
-        yield counters("gateway_bytes", "Bytes of bodies.", ("direction",), self._bytes)
+        sizes: dict[Labels, float] = {("in",): self._bytes_in, ("out",): self._bytes_out}
+        yield counters("gateway_bytes", "Bytes of bodies.", ("direction",), sizes)
 
     def _model_families(self) -> Iterator[Metric]:
         models = dict(self._by_model)

@@ -120,6 +120,26 @@ def test_a_json_line() -> None:
     }
 
 
+def test_a_percent_sign_is_shown_as_it_is() -> None:
+    words = dict.fromkeys((*OUTSIDE, "route", "error_code", "limit"), "50%s%")
+    record = replace(RECORD, **words)  # type: ignore[arg-type]
+    assert text_line(record, STAMP).count(b"=50%s% ") == len(words) - 1  # a route hides the path
+    shown = json.loads(json_line(record, STAMP))
+    assert [shown[name] for name in ("method", "route", "model", "error")] == ["50%s%"] * 4
+
+
+def test_lines_of_requests_that_differ_in_numbers_only_have_their_own() -> None:
+    """Such requests share what was put together for the first of them."""
+    other = replace(RECORD, status=503, total_s=0.0, bytes_out=1, cached_tokens=0, stream=False)
+    text_line(RECORD, STAMP)
+    assert text_line(replace(other, replays=2), STAMP).decode() == (
+        f"{STAMP} INFO    gateway.access: request  request_id=req_1 client=10.0.0.9 method=POST"
+        " route=/v1/chat/completions status=503 total_ms=0.0 bytes_in=100 bytes_out=1"
+        ' key=k1 model="my model" finish=stop stream=false queue_ms=12.3 ttft_ms=250.0'
+        " prompt_tokens=10 cached_tokens=0 completion_tokens=11 retry=1 replays=2\n"
+    )
+
+
 def test_an_unknown_path_is_shown_without_its_query() -> None:
     record = replace(RECORD, route="other", path="/v1/x?key=canary")
     assert b" path=/v1/x " in text_line(record, STAMP)
