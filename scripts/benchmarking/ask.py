@@ -1,6 +1,9 @@
 """Sends one request and says how it ended; waits where a refusal says so.
 
-A failure of the server is an outcome, never an exception: only cancellation leaves this module.
+- A failure of the server is an outcome, never an exception: only cancellation leaves this module.
+- A connection that had been used before may be closed by the server at the moment it is used
+  again; the request is then sent over another, as every SDK does. llama-server closes its
+  connection after each stream, and says in the stream's head that it will not.
 """
 
 from __future__ import annotations
@@ -8,6 +11,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
+from types import SimpleNamespace
 
 import aiohttp
 import orjson
@@ -16,8 +21,11 @@ from .plan import Endpoint
 from .samples import Failure, Refusals, Sample
 from .stream import StreamWatch
 
-__all__ = ["Asker", "said"]
+__all__ = ["Asker", "open_session", "said"]
 
+_CONNECT_S = 10.0
+_IDLE_S = 4.0
+"""Idle connections are closed before the first server does it (llama-server: 5 s)."""
 _TRIES = 10
 _WAIT_S = 1.0
 """Before the next try, if the server does not say when."""
@@ -26,11 +34,35 @@ _END_S = 1.0
 """How long the connection of an answer may take to end after ``[DONE]``, to be used again."""
 
 
+@dataclass(slots=True)
+class _Connection:
+    """What is known of the connection that carries a request."""
+
+    used_before: bool = False
+
+
+def open_session(timeout_s: float) -> aiohttp.ClientSession:
+    """As many connections as are asked for, each opened within *timeout_s* and 10 seconds."""
+
+    async def note(session: object, context: SimpleNamespace, params: object) -> None:
+        if isinstance(context.trace_request_ctx, _Connection):
+            context.trace_request_ctx.used_before = True
+
+    trace = aiohttp.TraceConfig()
+    trace.on_connection_reuseconn.append(note)
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_IDLE_S),
+        # Each request has its own bound; aiohttp's would only be a second one.
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=min(_CONNECT_S, timeout_s)),
+        trace_configs=[trace],
+    )
+
+
 class Asker:
     """Asks one endpoint.
 
     Args:
-        session: Shared by all streams; a connection for each, used again where the server lets it.
+        session: From `open_session`, shared by all streams.
         endpoint: Which.
         timeout_s: Seconds that one request may take, its refusals and waits included.
     """
@@ -65,17 +97,29 @@ class Asker:
         return outcome
 
     async def _try(self, body: bytes) -> Sample | Failure | _ComeBack:
+        while True:
+            connection = _Connection()
+            outcome = await self._send(body, connection)
+            lost = isinstance(outcome, Failure) and outcome.kind == "connection"
+            if not (lost and connection.used_before):
+                return outcome
+
+    async def _send(self, body: bytes, connection: _Connection) -> Sample | Failure | _ComeBack:
         watch = StreamWatch(time.perf_counter())
         begun = False
         try:
             async with self._session.post(
-                self._url, data=body, headers=self._headers, allow_redirects=False
+                self._url,
+                data=body,
+                headers=self._headers,
+                allow_redirects=False,
+                trace_request_ctx=connection,
             ) as reply:
+                begun = True
                 if reply.status != 200:
                     return _refused(reply.status, reply.headers, await reply.read())
                 if reply.content_type != "text/event-stream":
                     return Failure("no stream", f"the reply is {reply.content_type}")
-                begun = True
                 return await _read(reply, watch)
         except (aiohttp.ClientError, OSError) as error:
             kind = "broken stream" if begun else "connection"

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 import aiohttp
 import orjson
 
-from .ask import Asker, said
+from .ask import Asker, open_session, said
 from .figures import EndpointFigures, level_figures
 from .plan import Endpoint, Form, Plan, prompt_text
 from .samples import Failure, Refusals, Round, Sample
@@ -30,9 +30,6 @@ Tick = Callable[[int, int], None]
 """Told after each request: which endpoint, from 0, and with how many streams."""
 
 _WARM_UP_TOKENS = 16
-_CONNECT_S = 10.0
-_IDLE_S = 4.0
-"""Idle connections are closed before the first server does it (llama-server: 5 s)."""
 
 
 class CannotMeasure(Exception):  # noqa: N818 - what it means
@@ -78,10 +75,7 @@ async def measure(plan: Plan, book: Book, tick: Tick) -> None:
         CannotMeasure: An endpoint does not answer; nothing was measured.
         TimeoutError: ``plan.budget_s`` is spent; what was measured until then is in the book.
     """
-    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=_IDLE_S)
-    # Each request has its own bound; aiohttp's would only be a second one.
-    timeout = aiohttp.ClientTimeout(total=None, sock_connect=min(_CONNECT_S, plan.timeout_s))
-    async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
+    async with open_session(plan.timeout_s) as session:
         async with asyncio.timeout(plan.budget_s):
             await _Measurement(plan, book, session, tick).run()
 

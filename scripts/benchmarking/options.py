@@ -33,6 +33,7 @@ What counts as good: an answer with text, a finish_reason and [DONE]. A stream
 that ends otherwise is "broken stream" (an error event, a lost connection) or
 "truncated", never good. A 429, or a 503 that says when, is waited for and sent
 again up to ten times within --timeout; its times count from the last sending.
+A connection that the server closed after an answer is replaced without a word.
 Tokens come from the usage that the server reports at the end of a stream, else
 events with text are counted; the table says which.
 

@@ -8,10 +8,9 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
-import aiohttp
 import pytest
 
-from scripts.benchmarking.ask import Asker
+from scripts.benchmarking.ask import Asker, open_session
 from scripts.benchmarking.measure import Book, CannotMeasure, measure
 from scripts.benchmarking.plan import Endpoint, Plan
 from scripts.benchmarking.samples import Failure, Refusals, Sample
@@ -77,7 +76,7 @@ async def ask(
 ) -> Sample | Failure:
     """Ask once; the server gives *replies* one after the other."""
     left = iter(replies)
-    async with serving(lambda body: next(left)) as endpoint, aiohttp.ClientSession() as session:
+    async with serving(lambda body: next(left)) as endpoint, open_session(30.0) as session:
         return await Asker(session, endpoint, timeout_s).ask(b"{}", refusals or Refusals())
 
 
@@ -174,6 +173,14 @@ async def test_endpoints_take_turns_in_going_first() -> None:
     first, second = book.figures()
     assert [level.succeeded for level in first.levels] == [3, 6]
     assert [level.succeeded for level in second.levels] == [3, 6]
+
+
+async def test_connection_that_a_server_closed_is_replaced() -> None:
+    """llama-server does so after each stream, without saying it."""
+    silent = GOOD.replace(b"Connection: close\r\n", b"Keep-Alive: timeout=5\r\n")
+    book, _ = await measured(Plan(concurrency=(2,), requests=6), by_turns([silent]))
+    level = book.figures()[0].levels[0]
+    assert (level.succeeded, level.failures) == (6, {})
 
 
 async def test_model_is_the_first_that_is_listed() -> None:
