@@ -54,6 +54,7 @@ _MARGIN = 1.25
 _SOON_S = 0.1
 _NEAR = 10
 """A request is near a limit if ten of its bound would be more than the limit."""
+_OF_TOKENS = ("tokens", "tokens_per_day")
 
 Replan = Callable[[int], Awaitable[EngineCall]]
 """Plans the same call anew with at most so many tokens for each answer."""
@@ -83,10 +84,10 @@ class Spending:
 
     def show(self, call: Call) -> list[tuple[str, str]]:
         """Put where the key stands now into the reply's headers; returns them."""
-        now, wall = self._times()
+        clocks = self.clocks
+        now, wall = clocks.monotonic(), clocks.wall()
         headers = rate_headers(self.ledger.standing(_who(call), now, wall))
-        for name, value in headers:
-            call.headers[name] = value
+        call.headers.update(headers)
         return headers
 
     def glance(self, call: Call) -> None:
@@ -95,7 +96,8 @@ class Spending:
         Raises:
             ApiError: 429.
         """
-        refusal = self.ledger.glance(_who(call), *self._times())
+        clocks = self.clocks
+        refusal = self.ledger.glance(_who(call), clocks.monotonic(), clocks.wall())
         if refusal is not None and refusal.limit != "tokens":  # how many it wants is not known yet
             self._refuse(_who(call), refusal)
 
@@ -120,17 +122,35 @@ class Spending:
         if not plan.tasks:  # it only counts tokens, and uses none
             return plan, self._taken(who, self._take(who, plan, 0))
         bound = upper_bound(plan, facts)
-        likely = min(bound, likely_tokens(plan))
-        near = bound >= facts.context_tokens or self._is_near(who, bound)
-        counts, prompt = None, bound
-        for asked in (True,) if near else (False, True):
-            if asked:
-                counts = await self._count(who, plan, facts, wait_s)
-                # What cannot be counted now is not refused for the sake of a loose bound.
-                prompt = likely if counts is None else sum(counts)
-            taken = self._take(who, plan, prompt + answer_tokens(plan, facts, counts))
-            if not _about_tokens(taken):
-                break
+        if bound < facts.context_tokens and not self._is_near(who, bound):
+            taken = self._take(who, plan, bound + answer_tokens(plan, facts, None))
+            if isinstance(taken, Reservation):
+                call.prompt_estimate = min(bound, likely_tokens(plan))
+                return plan, taken
+            if taken.limit not in _OF_TOKENS:
+                self._refuse(who, taken)
+        counts = await self._count(who, plan, facts, wait_s)
+        # What cannot be counted now is not refused for the sake of a loose bound.
+        prompt = min(bound, likely_tokens(plan)) if counts is None else sum(counts)
+        plan, taken = await self._cut_down(who, plan, facts, replan, counts, prompt)
+        call.prompt_estimate = prompt
+        return plan, self._taken(who, taken)
+
+    async def _cut_down(
+        self,
+        who: Principal,
+        plan: EngineCall,
+        facts: ModelFacts,
+        replan: Replan,
+        counts: tuple[int, ...] | None,
+        prompt: int,
+    ) -> tuple[EngineCall, Reservation | Refusal]:
+        """Take what *plan* may cost, with a shorter answer where that helps and none was asked for.
+
+        *counts* are the exact tokens of each prompt, if they are known; *prompt* is what all
+        prompts together have, as far as is known.
+        """
+        taken = self._take(who, plan, prompt + answer_tokens(plan, facts, counts))
         for _ in ("minute", "day"):  # each may refuse what the other would let pass
             if not (isinstance(taken, Refusal) and plan.open_ended):
                 break
@@ -139,18 +159,23 @@ class Spending:
                 break
             plan = await replan(room)
             taken = self._take(who, plan, prompt + answer_tokens(plan, facts, counts))
-        call.prompt_estimate = likely if counts is None else prompt
-        return plan, self._taken(who, taken)
+        return plan, taken
 
     def _is_near(self, who: Principal, tokens: int) -> bool:
         """Whether a loose bound would hold back much of what the key may spend."""
-        limits = self.ledger.limits_of(who)
-        bounds = (limits.tokens_per_minute, limits.tokens_per_day)
-        return any(bound is not None and tokens * _NEAR > bound for bound in bounds)
+        limits, near = self.ledger.limits_of(who), tokens * _NEAR
+        minute, day = limits.tokens_per_minute, limits.tokens_per_day
+        return (minute is not None and near > minute) or (day is not None and near > day)
 
     def _take(self, who: Principal, plan: EngineCall, tokens: int) -> Reservation | Refusal:
-        now, wall = self._times()
-        return self.ledger.reserve(who, requests=plan.choices, tokens=tokens, now=now, wall=wall)
+        clocks = self.clocks
+        return self.ledger.reserve(
+            who,
+            requests=plan.choices,
+            tokens=tokens,
+            now=clocks.monotonic(),
+            wall=clocks.wall(),
+        )
 
     def _taken(self, who: Principal, taken: Reservation | Refusal) -> Reservation:
         if isinstance(taken, Refusal):
@@ -172,7 +197,7 @@ class Spending:
         first_s = refusal.retry_after_s
         if first_s is None or refusal.limit == "tokens_per_day":
             return first_s
-        standing = self.ledger.standing(who, *self._times())
+        standing = self.ledger.standing(who, self.clocks.monotonic(), self.clocks.wall())
         mean_s = self.rates.mean_s
         if refusal.limit == "tokens":
             held = standing.tokens_held >= refusal.requested - refusal.remaining
@@ -190,7 +215,7 @@ class Spending:
 
     def _room(self, refusal: Refusal, prompt: int, choices: int) -> int:
         """Tokens that each open answer may have instead; 0 if none would help."""
-        if refusal.limit not in ("tokens", "tokens_per_day"):
+        if refusal.limit not in _OF_TOKENS:
             return 0
         left = (refusal.remaining - prompt) // choices
         most = (refusal.limit_value - prompt) // choices
@@ -235,14 +260,7 @@ class Spending:
                 raise context_exceeded(facts.context_tokens, max(counts))
         return counts
 
-    def _times(self) -> tuple[float, float]:
-        return self.clocks.monotonic(), self.clocks.wall()
-
 
 def _who(call: Call) -> Principal:
     assert call.principal is not None, "spending needs a key, or the stand-in for all"
     return call.principal
-
-
-def _about_tokens(taken: Reservation | Refusal) -> bool:
-    return isinstance(taken, Refusal) and taken.limit in ("tokens", "tokens_per_day")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gateway.limits.gcra import Gcra, Taken, TooLarge
-from gateway.limits.standing import Gauge, LimitName, Refusal
+from gateway.limits.standing import Gauge, LimitName, Refusal, Standing
 from keys import Limits, Principal
 
 __all__ = ["Account", "Holding"]
@@ -164,35 +164,37 @@ class Account:
             now: Seconds on the monotonic clock; only matters if more were used than held.
         """
         self.in_use -= holding.requests
-        rate, token_rate = holding.rate, holding.token_rate
+        rate, token_rate, held = holding.rate, holding.token_rate, holding.tokens
         if rate is not None:
             if not counts:
                 self.requests.give_back(rate, holding.requests)
             self.requests.close(rate)
-        self.lower(holding, used)
         if token_rate is not None:
+            if used < held:
+                self.tokens.give_back(token_rate, held - used)
             self.tokens.close(token_rate)
-            if used > holding.tokens:
-                self.tokens.charge(used - holding.tokens, token_rate.per_minute, now)
+            if used > held:
+                self.tokens.charge(used - held, token_rate.per_minute, now)
         if holding.day == self.day:
-            self.held_today -= holding.tokens
+            self.held_today -= held
             self.used_today += used
 
-    def rate_gauges(self, now: float) -> tuple[Gauge | None, Gauge | None]:
-        """Requests per minute, tokens per minute."""
-        limits = self.limits
-        return (
-            _rate_gauge(self.requests, limits.requests_per_minute, now),
-            _rate_gauge(self.tokens, limits.tokens_per_minute, now),
-        )
-
-    def day_gauge(self, day_left_s: float) -> Gauge | None:
-        """Tokens per day."""
-        limit = self.limits.tokens_per_day
-        if limit is None:
-            return None
-        untouched = not (self.used_today or self.held_today)
-        return Gauge(limit, self._day_left(limit), 0.0 if untouched else day_left_s)
+    def standing(self, now: float, day_left_s: float) -> Standing:
+        """Where the key stands; the arguments are as for `refusal`."""
+        limits, requests, tokens, day = self.limits, None, None, None
+        limit = limits.requests_per_minute
+        if limit is not None:
+            bucket = self.requests
+            requests = Gauge(limit, bucket.remaining(limit, now), bucket.reset_s(now))
+        limit = limits.tokens_per_minute
+        if limit is not None:
+            bucket = self.tokens
+            tokens = Gauge(limit, bucket.remaining(limit, now), bucket.reset_s(now))
+        used, held = self.used_today, self.held_today
+        limit = limits.tokens_per_day
+        if limit is not None:
+            day = Gauge(limit, self._day_left(limit), day_left_s if used or held else 0.0)
+        return Standing(limits, requests, tokens, day, self.in_use, used, held)
 
     def forgettable(self, now: float) -> bool:
         """Whether a new account would answer every question the same way."""
@@ -212,9 +214,3 @@ def _rate_refusal(
         return None
     retry_after_s = None if isinstance(verdict, TooLarge) else verdict.retry_after_s
     return Refusal(name, retry_after_s, per_minute, cost, bucket.remaining(per_minute, now))
-
-
-def _rate_gauge(bucket: Gcra, per_minute: int | None, now: float) -> Gauge | None:
-    if per_minute is None:
-        return None
-    return Gauge(per_minute, bucket.remaining(per_minute, now), bucket.reset_s(now))

@@ -19,6 +19,7 @@ __all__ = [
 _USUAL_TOKEN_BYTES = 4
 _LONGEST_TOKEN_BYTES = 128
 """Vocabularies have runs of blanks as one token, up to about this length."""
+_RERANK_PATH = RERANK_DIALECT.path
 _MEDIA = (b'"image_url":', b'"input_audio":')
 
 
@@ -54,9 +55,9 @@ def _has_media(plan: EngineCall, facts: ModelFacts) -> bool:
 
 def upper_bound(plan: EngineCall, facts: ModelFacts) -> int:
     """The most tokens that all prompts together can have."""
-    inputs = _inputs(plan)
-    # A rerank request has its query once, and the engine reads it with each of the documents.
-    size = len(plan.body) * (inputs if plan.path == RERANK_DIALECT.path else 1)
+    inputs, size = _inputs(plan), len(plan.body)
+    if plan.path == _RERANK_PATH:  # it has its query once, and the engine reads it with each input
+        size *= inputs
     return upper_tokens(size, inputs, facts.context_tokens, media=_has_media(plan, facts))
 
 

@@ -24,4 +24,5 @@ def upper_tokens(body_bytes: int, prompts: int, context_tokens: int, *, media: b
         media: Whether it holds pictures or sound: their tokens do not follow from their bytes.
     """
     most = prompts * context_tokens
-    return most if media else min(body_bytes + prompts * TEMPLATE_TOKENS, most)
+    loose = body_bytes + prompts * TEMPLATE_TOKENS
+    return most if media or loose > most else loose

@@ -96,14 +96,28 @@ class Gcra:
 
     def take_checked(self, cost: float, per_minute: int, now: float) -> Taken:
         """Take *cost*, which `check` has let pass with the same arguments."""
-        self._add(cost * WINDOW_S / per_minute, now)
+        self.charge(cost, per_minute, now)
         taken = Taken(cost, per_minute)
         self._open[taken] = None
         return taken
 
     def charge(self, cost: float, per_minute: int, now: float) -> None:
         """Take *cost* whether or not it is there: what was spent, was spent."""
-        self._add(cost * WINDOW_S / per_minute, now)
+        cost_s = cost * WINDOW_S / per_minute
+        if self.tat_s <= now:  # all that was taken before has been earned
+            self.tat_s = now + cost_s
+            self._open.clear()
+            return
+        self.tat_s += cost_s
+        if not self._open:
+            return
+        earned = []
+        for taken in self._open:
+            taken.floor_s = max(taken.floor_s, now) + cost_s
+            if taken.floor_s >= self.tat_s:
+                earned.append(taken)
+        for taken in earned:
+            del self._open[taken]
 
     def give_back(self, taken: Taken, cost: float) -> None:
         """Make *taken* smaller by *cost*, at most by what is left of it."""
@@ -113,7 +127,8 @@ class Gcra:
         if taken not in self._open:
             return
         back_s, floor_s = cost * WINDOW_S / taken.per_minute, taken.floor_s
-        self.tat_s = max(self.tat_s - back_s, floor_s)
+        less_s = self.tat_s - back_s
+        self.tat_s = less_s if less_s > floor_s else floor_s
         for older in self._open:
             if older is taken:
                 break
@@ -140,18 +155,5 @@ class Gcra:
 
     def reset_s(self, now: float) -> float:
         """Seconds until a full minute's worth is there again, at least 0."""
-        return max(0.0, self.tat_s - now)
-
-    def _add(self, cost_s: float, now: float) -> None:
-        if self.tat_s <= now:  # all that was taken before has been earned
-            self.tat_s = now + cost_s
-            self._open.clear()
-            return
-        self.tat_s += cost_s
-        earned = []
-        for taken in self._open:
-            taken.floor_s = max(taken.floor_s, now) + cost_s
-            if taken.floor_s >= self.tat_s:
-                earned.append(taken)
-        for taken in earned:
-            del self._open[taken]
+        left_s = self.tat_s - now
+        return left_s if left_s > 0.0 else 0.0

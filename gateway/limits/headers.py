@@ -9,6 +9,18 @@ from gateway.limits.standing import Gauge, Standing
 __all__ = ["duration", "rate_headers"]
 
 
+_REQUESTS = (
+    "x-ratelimit-limit-requests",
+    "x-ratelimit-remaining-requests",
+    "x-ratelimit-reset-requests",
+)
+_TOKENS = (
+    "x-ratelimit-limit-tokens",
+    "x-ratelimit-remaining-tokens",
+    "x-ratelimit-reset-tokens",
+)
+
+
 def rate_headers(standing: Standing) -> list[tuple[str, str]]:
     """Limit, remaining and reset, for requests and for tokens.
 
@@ -16,8 +28,11 @@ def rate_headers(standing: Standing) -> list[tuple[str, str]]:
     the two that has less left is told, since a request must fit both.
     """
     headers: list[tuple[str, str]] = []
-    _add(headers, "requests", standing.requests)
-    _add(headers, "tokens", _tighter(standing.tokens, standing.day))
+    if standing.requests is not None:
+        _add(headers, _REQUESTS, standing.requests)
+    tokens = _tighter(standing.tokens, standing.day)
+    if tokens is not None:
+        _add(headers, _TOKENS, tokens)
     return headers
 
 
@@ -27,12 +42,13 @@ def _tighter(minute: Gauge | None, day: Gauge | None) -> Gauge | None:
     return day if day.remaining < minute.remaining else minute
 
 
-def _add(headers: list[tuple[str, str]], unit: str, gauge: Gauge | None) -> None:
-    if gauge is None:
-        return
-    headers.append((f"x-ratelimit-limit-{unit}", str(gauge.limit)))
-    headers.append((f"x-ratelimit-remaining-{unit}", str(gauge.remaining)))
-    headers.append((f"x-ratelimit-reset-{unit}", duration(gauge.reset_s)))
+def _add(headers: list[tuple[str, str]], names: tuple[str, str, str], gauge: Gauge) -> None:
+    limit, remaining, reset = names
+    headers += (
+        (limit, str(gauge.limit)),
+        (remaining, str(gauge.remaining)),
+        (reset, duration(gauge.reset_s)),
+    )
 
 
 def duration(seconds: float) -> str:
@@ -41,8 +57,10 @@ def duration(seconds: float) -> str:
     Rounded up to a millisecond, so that whoever waits so long does not come too early.
     """
     # Less than a microsecond over is what is left of a float's sum.
-    all_ms = max(0, math.ceil(seconds * 1000 - 0.001))
-    if 0 < all_ms < 1000:
+    all_ms = math.ceil(seconds * 1000 - 0.001)
+    if all_ms <= 0:
+        return "0s"
+    if all_ms < 1000:
         return f"{all_ms}ms"
     all_s, ms = divmod(all_ms, 1000)
     minutes, rest_s = divmod(all_s, 60)

@@ -107,17 +107,7 @@ class Ledger:
     def standing(self, principal: Principal, now: float, wall: float) -> Standing:
         """Where a key stands, for reply headers and for people."""
         self._turn_to(now, wall)
-        account = self._look(principal)
-        requests, tokens = account.rate_gauges(now)
-        return Standing(
-            account.limits,
-            requests,
-            tokens,
-            account.day_gauge(self._midnight - wall),
-            account.in_use,
-            account.used_today,
-            account.held_today,
-        )
+        return self._look(principal).standing(now, self._midnight - wall)
 
     def prune(self, now: float, wall: float) -> None:
         """Forget the keys of which there is nothing to remember. O(keys)."""

@@ -51,12 +51,14 @@ class Reservation:
 
     def settle(self, tokens: int) -> None:
         """Tell how many tokens were really used, at least 0; the last word before leaving wins."""
-        _not_negative(tokens)
+        if tokens < 0:
+            raise ValueError(f"must be at least 0, not {tokens}")
         self._used = tokens
 
     def lower_to(self, tokens: int) -> None:
         """Hold no more than *tokens*, at least 0: the prompt turned out to be smaller."""
-        _not_negative(tokens)
+        if tokens < 0:
+            raise ValueError(f"must be at least 0, not {tokens}")
         if not self._left:
             self._account.lower(self._holding, tokens)
 
@@ -64,9 +66,8 @@ class Reservation:
         """End it, as leaving the block does."""
         if self._left:
             return
-        self._left = True
-        used = self._used if self._started else 0
-        self._end(self._account, self._holding, self._started, used)
+        self._left, started = True, self._started
+        self._end(self._account, self._holding, started, self._used if started else 0)
 
     def __enter__(self) -> Reservation:
         return self
@@ -78,8 +79,3 @@ class Reservation:
         trace: TracebackType | None,
     ) -> None:
         self.leave()
-
-
-def _not_negative(tokens: int) -> None:
-    if tokens < 0:
-        raise ValueError(f"must be at least 0, not {tokens}")
