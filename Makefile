@@ -7,7 +7,7 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup run test clients lint docs image constraints constraints-clients clean
+.PHONY: help setup run test clients bench lint docs image constraints constraints-clients clean
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -43,6 +43,9 @@ test: setup $(OLD_OPENAI)/.installed $(RUNPOD_SDK)/.installed $(VAST_SDK)/.insta
 clients: setup $(OLD_OPENAI)/.installed $(CLIENTS)/.installed $(NODE_CLIENTS)/.installed ## Run the programs of examples/ and print which client can do what
 	@$(PY) -m tests.clients.matrix
 
+bench: $(VENV)/.bench ## Measure what the gateway costs beside nginx (BENCH_ARGS=--quick: a glance)
+	@$(PY) -m tests.bench $(BENCH_ARGS)
+
 lint: $(VENV)/.installed ## Check style and types
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
@@ -59,7 +62,7 @@ image: ## Build the container images (CUDA and CPU)
 
 constraints: $(VENV)/.made ## Choose the newest versions again and pin them
 	@rm -rf .venvs/pin && $(PY) -m venv .venvs/pin
-	@.venvs/pin/bin/python -m pip install --disable-pip-version-check --quiet --upgrade setuptools -e '.[engine,dev]'
+	@.venvs/pin/bin/python -m pip install --disable-pip-version-check --quiet --upgrade setuptools -e '.[engine,dev,bench]'
 	@{ echo "# Every version this project is tested with; regenerate with 'make constraints'."; \
 	   .venvs/pin/bin/python -m pip freeze --exclude-editable; \
 	   .venvs/pin/bin/python -m pip freeze --all | grep '^setuptools=='; } > constraints.txt
@@ -93,6 +96,11 @@ $(VENV)/.installed: $(VENV)/.made pyproject.toml constraints.txt
 	@echo "installing the Python packages into $(VENV)"
 	@$(PIP_INSTALL) --upgrade setuptools
 	@$(PIP_INSTALL) --editable '.[engine,dev]'
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.installed
+	@echo "installing what draws pictures into $(VENV)"
+	@$(PIP_INSTALL) --editable '.[bench]'
 	@touch $@
 
 # The OpenAI SDK of the generation before, for tests that speak with both.

@@ -54,19 +54,26 @@ class Caller(asyncio.Protocol):
         self.transport: asyncio.Transport | None = None
         self.asked_s = 0.0
         self.stopped = False
+        self.told_to_close = False
+        self.redial: Callable[[Caller], None] = lambda caller: None
+        """Connects it again, where a connection may be closed after an answer: it was refused."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.transport = None
-        if not self.stopped:
+        if self.told_to_close and not self.stopped:
+            self.told_to_close = False
+            self.redial(self)
+        elif not self.stopped:
             self.stopped = True
             self.tally.wrong(f"the connection was closed ({exc})")
             self.over()
 
     def start(self) -> None:
-        if self.transport is None:
+        if self.transport is None or self.stopped:
+            self.stop()
             return
         self.asked_s = self.time()
         self.transport.write(self.data)
@@ -91,6 +98,7 @@ class Asker(Caller):
         self.parts: list[bytes] = []
         self.missing = 0
         self.again = job.kind == "closed"
+        self.may_close = job.status != 200
 
     def data_received(self, data: bytes) -> None:
         if self.parts:
@@ -113,6 +121,7 @@ class Asker(Caller):
         if missing < 0:
             self.give_up("more was answered than asked for")
             return
+        self.told_to_close = self.may_close and b"\r\nconnection: close" in data[:end].lower()
         self.got()
 
     def got(self) -> None:
@@ -120,7 +129,9 @@ class Asker(Caller):
         if tally.measuring:
             tally.answers += 1
             tally.took_s.append(self.time() - self.asked_s)
-        if self.again and not self.stopped:
+        if self.told_to_close and self.transport is not None:
+            self.transport.close()
+        elif self.again and not self.stopped:
             self.start()
         else:
             self.over()

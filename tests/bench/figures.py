@@ -22,6 +22,10 @@ __all__ = [
 _MIB = 1 << 20
 
 
+def _no_times() -> dict[str, float]:
+    return {"p50": 0.0, "p99": 0.0}
+
+
 @dataclass(frozen=True, slots=True)
 class Sample:
     """One door, one workload, one round.
@@ -47,9 +51,9 @@ class Sample:
     connections: int = 0
     rss_before: int = 0
     rss_during: int = 0
-    took_ms: Mapping[str, float] = field(default_factory=dict)
-    first_ms: Mapping[str, float] = field(default_factory=dict)
-    gap_ms: Mapping[str, float] = field(default_factory=dict)
+    took_ms: Mapping[str, float] = field(default_factory=_no_times)
+    first_ms: Mapping[str, float] = field(default_factory=_no_times)
+    gap_ms: Mapping[str, float] = field(default_factory=_no_times)
     failed: int = 0
     errors: Sequence[str] = ()
 

@@ -63,18 +63,35 @@ async def _connect(job: Job, tally: Tally, over: Callable[[], None]) -> list[Cal
     loop = asyncio.get_running_loop()
     kind = Reader if job.kind == "streams" else Asker
     data = job.request.encode("latin-1")
+    dialling: set[asyncio.Task[None]] = set()
 
-    def make() -> Caller:
-        return kind(job, data, tally, over)
+    def redial(caller: Caller) -> None:
+        task = loop.create_task(_dial_again(job, caller))
+        dialling.add(task)
+        task.add_done_callback(dialling.discard)
 
-    callers: list[Caller] = []
-    for _ in range(job.connections):
-        if job.path is not None:
-            _, caller = await loop.create_unix_connection(make, job.path)
-        else:
-            _, caller = await loop.create_connection(make, "127.0.0.1", job.port)
-        callers.append(caller)
-    return callers
+    callers = [kind(job, data, tally, over) for _ in range(job.connections)]
+    for caller in callers:
+        caller.redial = redial
+        await _dial(job, caller)
+    return list(callers)
+
+
+async def _dial(job: Job, caller: Caller) -> None:
+    loop = asyncio.get_running_loop()
+    if job.path is not None:
+        await loop.create_unix_connection(lambda: caller, job.path)
+    else:
+        await loop.create_connection(lambda: caller, "127.0.0.1", job.port)
+
+
+async def _dial_again(job: Job, caller: Caller) -> None:
+    try:
+        await _dial(job, caller)
+    except OSError as exc:
+        caller.give_up(f"no connection ({exc})")
+    else:
+        caller.start()
 
 
 async def _closed(

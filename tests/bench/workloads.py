@@ -31,6 +31,7 @@ class Workload:
         seconds: How long the closed loop runs, or nothing is done.
         body_bytes: Size of the prompt.
         stream: Whether the answer is to be streamed.
+        method: ``POST``, or ``GET`` for the list of models.
         status: What must be answered.
         doors: Who is measured.
         fresh: Whether it needs services that have served nothing yet; it is measured once then.
@@ -48,6 +49,7 @@ class Workload:
     seconds: float = 1.5
     body_bytes: int = 0
     stream: bool = False
+    method: str = "POST"
     status: int = 200
     doors: tuple[str, ...] = EVERYBODY
     fresh: bool = False
@@ -117,8 +119,12 @@ WORKLOADS = (
         body_bytes=_MIB,
     ),
     Workload(
-        "refused", "wrong keys, 10,000 right ones", "keys", "closed", "request", 32, status=401,
-        doors=("gateway",),
+        "refused", "wrong keys beside 10,000, GET", "keys", "closed", "request", 32,
+        method="GET", status=401, doors=("gateway",),
+    ),
+    Workload(
+        "refused_post", "the same with POST, which closes", "keys", "closed", "request", 32,
+        status=401, doors=("gateway",),
     ),
 )  # fmt: skip
 
@@ -136,15 +142,17 @@ def quick(workload: Workload) -> Workload:
 def request_of(workload: Workload, key: str) -> str:
     """The request as it goes over the wire; all of it is ASCII."""
     path, body = _body_of(workload)
-    data = json.dumps(body, separators=(",", ":"))
+    data = json.dumps(body, separators=(",", ":")) if body else ""
     return (
-        f"POST {path} HTTP/1.1\r\nHost: bench\r\nUser-Agent: bench\r\nAccept: */*\r\n"
+        f"{workload.method} {path} HTTP/1.1\r\nHost: bench\r\nUser-Agent: bench\r\nAccept: */*\r\n"
         f"Content-Type: application/json\r\nAuthorization: Bearer {key}\r\n"
         f"Content-Length: {len(data)}\r\n\r\n{data}"
     )
 
 
 def _body_of(workload: Workload) -> tuple[str, dict[str, Any]]:
+    if workload.method == "GET":
+        return "/v1/models", {}
     if workload.service == "embeddings":
         return "/v1/embeddings", {"model": "bench", "input": _SHORT_TEXT}
     script = f"bench: events={workload.tokens or 1} pace_ms={workload.pace_ms:g} "

@@ -1,0 +1,137 @@
+"""Arithmetic of the bench: what a table says must follow from the samples."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.bench.figures import (
+    Goal,
+    Rounds,
+    Sample,
+    cost,
+    goals,
+    middle,
+    percentile,
+    ratio,
+    share,
+    verdict,
+)
+from tests.bench.report import report
+from tests.bench.workloads import WORKLOADS, quick, request_of
+
+
+def sample(us: float, count: int = 1000, **rest: object) -> Sample:
+    spent = {"proxy": us * count / 1e6, "generator": 0.1, "engine": 0.2}
+    return Sample(count=count, wall_s=2.0, cpu_s=spent, **rest)  # type: ignore[arg-type]
+
+
+def test_cost_is_cpu_time_divided_by_what_was_counted() -> None:
+    one = sample(20.0)
+    assert one.us == pytest.approx(20.0)
+    assert one.per_s == 500.0
+    assert one.share("engine") == pytest.approx(0.1)
+
+
+def test_nothing_counted_costs_nothing_and_divides_by_nothing() -> None:
+    assert sample(20.0, count=0).us == 0.0
+
+
+def test_median_of_rounds_ignores_one_that_was_disturbed() -> None:
+    assert cost([sample(20.0), sample(900.0), sample(22.0)]) == pytest.approx(22.0)
+    assert share([sample(20.0), sample(900.0), sample(22.0)], "generator") == pytest.approx(0.05)
+    assert middle([]) is None
+    assert cost([]) is None
+
+
+def test_ratio_is_taken_within_a_round() -> None:
+    # Everything is twice as slow in the second round: the ratio stays what it is.
+    assert ratio([30.0, 60.0, 30.0], [10.0, 20.0, 10.0]) == 3.0
+    assert ratio([30.0], [0.0]) is None
+
+
+@pytest.mark.parametrize(
+    ("values", "percent", "right"),
+    [
+        ([], 50, 0.0),
+        ([7.0], 99, 7.0),
+        ([1.0, 2.0, 3.0, 4.0], 50, 2.5),
+        ([4.0, 3.0, 2.0, 1.0], 100, 4.0),
+        ([float(n) for n in range(101)], 99, 99.0),
+    ],
+)
+def test_percentile_lies_between_its_neighbours(
+    values: list[float], percent: int, right: float
+) -> None:
+    assert percentile(values, percent) == pytest.approx(right)
+
+
+@pytest.mark.parametrize(
+    ("figure", "right"),
+    [(2.5, "met"), (2.51, "acceptable"), (4.0, "acceptable"), (4.1, "missed"), (-1.0, "met")],
+)
+def test_verdict_counts_the_limit_itself_as_met(figure: float, right: str) -> None:
+    assert verdict(figure, 2.5, 4.0) == right
+
+
+def test_goal_without_a_figure_is_not_said_to_be_met() -> None:
+    assert Goal("x", None, "ms", 1.0, 1.0).verdict == "not measured"
+    assert {goal.verdict for goal in goals({})} == {"not measured"}
+
+
+def rounds() -> Rounds:
+    streams = {
+        "direct": [sample(0.0, first_ms={"p50": 0.1, "p99": 1.0})],
+        "nginx": [sample(10.0, first_ms={"p50": 0.2, "p99": 1.5})],
+        "gateway": [sample(13.0, first_ms={"p50": 0.4, "p99": 5.0})],
+    }
+    memory = {"rss_before": 50 << 20, "rss_during": (50 << 20) + 256 * 30 * 1024}
+    return {
+        "embeddings": {"nginx": [sample(16.0)] * 2, "gateway": [sample(32.0), sample(48.0)]},
+        "streams256": streams,
+        "burst32": {"gateway": [sample(2.0)]},
+        "chats": {"gateway": [sample(144.0, events=36)]},
+        "open": {"gateway": [sample(0.0, connections=256, **memory)]},
+        "rest": {"gateway": [sample(0.0, **memory)]},
+    }
+
+
+def test_goals_are_measured_against_the_same_rounds() -> None:
+    found = {goal.name: goal for goal in goals(rounds())}
+    told = {name: (goal.figure, goal.verdict) for name, goal in found.items() if goal.figure}
+
+    def figure(start: str) -> tuple[float, str]:
+        return next((round(told[name][0], 6), told[name][1]) for name in told if start in name)
+
+    assert figure("small embeddings") == (2.5, "met")
+    assert figure("paced event at 256") == (1.3, "acceptable")
+    assert figure("(at once)") == (2.0, "met")
+    assert figure("at 256, p50") == (0.3, "met")
+    assert figure("at 256, p99") == (4.0, "missed")
+    assert figure("memory of an open stream") == (30.0, "met")
+    assert figure("memory at rest") == (57.5, "met")
+
+
+def test_rounds_of_unequal_number_are_not_compared() -> None:
+    uneven = {"embeddings": {"nginx": [sample(16.0)], "gateway": [sample(32.0)] * 2}}
+    assert goals(uneven)[0].figure is None
+
+
+def test_report_names_every_goal_and_each_wrong_answer() -> None:
+    measured = {**rounds(), "burst": {"nginx": [sample(1.0, failed=3, errors=("answered 500",))]}}
+    text = report(WORKLOADS, measured, {"machine": "a clock"})
+    assert all(goal.name in text for goal in goals(measured))
+    assert "FAILED: burst through nginx: 3 answers, such as: answered 500" in text
+    assert "machine: a clock" in text
+
+
+def test_report_of_a_part_shows_no_empty_tables() -> None:
+    text = report(WORKLOADS, {"embeddings": rounds()["embeddings"]}, {})
+    assert "Memory" not in text
+
+
+@pytest.mark.parametrize("workload", WORKLOADS, ids=lambda workload: workload.name)
+def test_request_tells_its_own_length(workload: object) -> None:
+    for each in (workload, quick(workload)):  # type: ignore[arg-type]
+        head, _, body = request_of(each, "sk-x").partition("\r\n\r\n")  # type: ignore[arg-type]
+        assert f"Content-Length: {len(body)}" in head
+        assert head.isascii()

@@ -1,0 +1,104 @@
+"""The load generator counts right answers only: what is broken must not look fast."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from tests.bench.generator import perform
+from tests.bench.job import Job
+from tests.bench.upstream import EXTRA_EVENTS, Connection
+from tests.bench.workloads import Workload, request_of
+
+TOKENS = 5
+RIGHT = b'HTTP/1.1 200 OK\r\nContent-Length: 13\r\n\r\n{"mark":true}'
+Answer = Callable[[asyncio.StreamWriter], None]
+
+
+@pytest.fixture
+async def engine(short_dir: Path) -> AsyncIterator[str]:
+    """The bench's own engine, in this process."""
+    path = str(short_dir / "engine.sock")
+    loop = asyncio.get_running_loop()
+    async with await loop.create_unix_server(lambda: Connection({}, "bench"), path):
+        yield path
+
+
+def streams(path: str, *, events: int = TOKENS + EXTRA_EVENTS, pace_ms: float = 1.0) -> Job:
+    workload = Workload("x", "x", "chat", "streams", "event", 2, TOKENS, pace_ms, 3, stream=True)
+    return Job("streams", request_of(workload, "sk-x"), 2, path, rounds=3, events=events)
+
+
+@pytest.mark.parametrize("pace_ms", [0.0, 1.0])
+async def test_every_event_of_whole_streams_is_counted(engine: str, pace_ms: float) -> None:
+    told = await perform(streams(engine, pace_ms=pace_ms))
+    assert told["errors"] == []
+    assert told["answers"] == 6
+    assert told["events"] == 6 * (TOKENS + EXTRA_EVENTS)
+    assert told["first_ms"]["p50"] > 0
+
+
+async def test_stream_with_an_event_less_is_wrong(engine: str) -> None:
+    told = await perform(streams(engine, events=TOKENS + EXTRA_EVENTS + 1))
+    assert told["failed"] == 2
+    assert told["events"] == 0
+    assert "9 events of 10" in told["errors"][0]
+
+
+async def asked(short_dir: Path, answer: bytes, job: Job) -> dict[str, object]:
+    """What comes of *job* when every request gets *answer*, cut into two writes."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await reader.readline():
+            while (await reader.readline()).strip():
+                pass
+            writer.write(answer[:20])
+            await writer.drain()
+            await asyncio.sleep(0)
+            writer.write(answer[20:])
+            if b"close" in answer:
+                break
+        writer.close()
+
+    path = str(short_dir / "door.sock")
+    async with await asyncio.start_unix_server(serve, path):
+        job.path = path
+        return await perform(job)
+
+
+def closed(**rest: object) -> Job:
+    request = "GET / HTTP/1.1\r\n\r\n"
+    return Job("closed", request, 2, mark='"mark"', seconds=0.05, **rest)  # type: ignore[arg-type]
+
+
+async def test_answers_that_come_in_parts_are_whole_ones(short_dir: Path) -> None:
+    told = await asked(short_dir, RIGHT, closed())
+    assert told["failed"] == 0
+    assert told["answers"] > 2  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param(RIGHT.replace(b"200 OK", b"503 Busy"), id="another status"),
+        pytest.param(RIGHT.replace(b"mark", b"work"), id="another body"),
+        pytest.param(RIGHT + b"x", id="a byte too many"),
+        pytest.param(RIGHT.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"), id="closing"),
+    ],
+)
+async def test_wrong_answer_is_told_and_never_counted_as_fast(
+    short_dir: Path, answer: bytes
+) -> None:
+    told = await asked(short_dir, answer, closed())
+    assert told["failed"] == 2
+    assert told["errors"]
+
+
+async def test_refusal_that_closes_is_asked_for_again(short_dir: Path) -> None:
+    answer = b'HTTP/1.1 401 No\r\nConnection: close\r\nContent-Length: 13\r\n\r\n{"mark":true}'
+    told = await asked(short_dir, answer, closed(status=401))
+    assert told["failed"] == 0
+    assert told["answers"] > 2  # type: ignore[operator]
