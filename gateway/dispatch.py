@@ -60,10 +60,18 @@ class EngineDoor(Protocol):
 
 
 class Deadline:
-    """What is left of the time that a request may wait."""
+    """What is left of the time that a request may wait.
 
-    def __init__(self, limit_s: float, patience_s: float | None) -> None:
-        self._time = asyncio.get_running_loop().time
+    Args:
+        time: Monotonic seconds.
+        limit_s: What the service allows.
+        patience_s: What the client said it would wait, if it did.
+    """
+
+    __slots__ = ("_limit_s", "_patience_s", "_renewed_s", "_started_s", "_time")
+
+    def __init__(self, time: Callable[[], float], limit_s: float, patience_s: float | None) -> None:
+        self._time = time
         self._started_s = self._renewed_s = self._time()
         self._limit_s = limit_s
         self._patience_s = patience_s
@@ -107,6 +115,7 @@ class Dispatch:
         self._engine = engine
         self._admission = admission
         self._still_welcome = still_welcome
+        self._time = asyncio.get_running_loop().time
 
     async def admit(
         self,
@@ -132,14 +141,13 @@ class Dispatch:
             ApiError: As `Admission.slots`, or `key_revoked`.
         """
         wish = self._wish(call, plan, deadline, alone=alone)
-        time = asyncio.get_running_loop().time
-        entered_s = time()
+        entered_s = self._time()
         try:
             lease = await self._admission.slots(
                 wish, call, again=again, exempt=exempt or call.waited
             )
         except BaseException:
-            call.record.queue_s += time() - entered_s
+            call.record.queue_s += self._time() - entered_s
             raise
         note_wait(call, lease)
         if not self._still_welcome(call):
@@ -180,9 +188,8 @@ class Dispatch:
         lease.abandoned = True  # until the engine's answer has come to its end
         lease.at_work = not plan.generates
         if lease.signs is None:
-            now = asyncio.get_running_loop().time()
-            sent = Signs(now, max(call.prompt_estimate, 1), reports=False)
-            lease.signs = lambda: sent
+            sent_s = self._time()
+            lease.signs = lambda: Signs(sent_s, max(call.prompt_estimate, 1), reports=False)
         try:
             exchange = await client.send(
                 "POST", plan.path, plan.body, request_id=call.record.request_id

@@ -18,8 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from backend import BackendError, Exchange
@@ -103,6 +102,8 @@ class Relay:
         self._replay = replay
         self._on_first = on_first
         self._on_continued = on_continued
+        self._loop = asyncio.get_running_loop()
+        self._time = self._loop.time
 
     # -- replies in one piece
 
@@ -118,24 +119,25 @@ class Relay:
             ApiError: It has no answer.
             asyncio.CancelledError: The client left.
         """
-        deadline = Deadline(self._settings.queue_wait_s, call.patience.wait_s(streamed=False))
+        settings = self._settings
+        deadline = Deadline(self._time, settings.queue_wait_s, call.patience.wait_s(streamed=False))
         plan = await planner(deadline.wait_s())
-        left = _Left(self._settings.request_timeout_s)
-
-        async def attempt(plan: EngineCall, lease: Lease) -> bytes:
-            try:
-                async with left.running():
-                    return await self._ask(call, dialect, plan, lease)
-            except TimeoutError:
+        attempt = _Whole(self, call, dialect, _Alarm(self._loop, settings.request_timeout_s, call))
+        try:
+            body = await self._replay.run(call, plan, deadline, attempt.carry_out, _the_same)
+        except asyncio.CancelledError:
+            killed = call.why_cancelled()
+            if killed is None:
+                raise
+            if killed.code == "engine_timeout":
                 charge_no_prompt(call)
-                raise ApiError("engine_timeout") from None
-
-        body = await self._replay.run(call, plan, deadline, attempt, _the_same)
+            raise killed from None
         if plan.tasks:  # an engine that can count may still die of every answer
             self._engine.note_served()
         return body
 
-    async def _ask(self, call: Call, dialect: Dialect, plan: EngineCall, lease: Lease) -> bytes:
+    async def ask(self, call: Call, dialect: Dialect, plan: EngineCall, lease: Lease) -> bytes:
+        """One attempt at a reply in one piece."""
         exchange = await self._dispatch.send(call, plan, lease)
         try:
             if dialect.assembler is None:
@@ -227,7 +229,8 @@ class Relay:
         self, call: Call, planner: Planner, narration: Narration, watch: StreamWatch
     ) -> None:
         reply = narration.reply
-        deadline = Deadline(self._settings.queue_wait_s, call.patience.wait_s(streamed=True))
+        wait_s = call.patience.wait_s(streamed=True)
+        deadline = Deadline(self._time, self._settings.queue_wait_s, wait_s)
         plan = await planner(deadline.wait_s())
         narration.begin(plan)
         continuation = await self._continuation(call, plan)
@@ -340,22 +343,50 @@ def _unreported_tokens(call: Call, plan: EngineCall) -> int:
     return min(max(call.prompt_estimate, 1), _BATCH_TOKENS) + media
 
 
-class _Left:
-    """What is left of the time that the engine has for one reply, all attempts together."""
+class _Whole:
+    """How an attempt at a reply in one piece is carried out."""
 
-    def __init__(self, limit_s: float) -> None:
-        self._left_s = limit_s
+    __slots__ = ("_alarm", "_call", "_dialect", "_relay")
 
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
-        """The time runs inside; TimeoutError when it is over."""
-        time = asyncio.get_running_loop().time
-        started_s = time()
+    def __init__(self, relay: Relay, call: Call, dialect: Dialect, alarm: _Alarm) -> None:
+        self._relay = relay
+        self._call = call
+        self._dialect = dialect
+        self._alarm = alarm
+
+    async def carry_out(self, plan: EngineCall, lease: Lease) -> bytes:
+        self._alarm.start()
         try:
-            async with asyncio.timeout(self._left_s):
-                yield
+            return await self._relay.ask(self._call, self._dialect, plan, lease)
         finally:
-            self._left_s = max(self._left_s - (time() - started_s), 0.0)
+            self._alarm.stop()
+
+
+class _Alarm:
+    """Ends a call when the engine has taken too long over it, all attempts together."""
+
+    __slots__ = ("_call", "_left_s", "_loop", "_started_s", "_timer")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, limit_s: float, call: Call) -> None:
+        self._loop = loop
+        self._left_s = limit_s
+        self._call = call
+        self._started_s = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        """The engine gets the call."""
+        self._started_s = self._loop.time()
+        self._timer = self._loop.call_later(self._left_s, self._ring)
+
+    def stop(self) -> None:
+        """The engine has it no more."""
+        assert self._timer is not None, "stopped before it was started"
+        self._timer.cancel()
+        self._left_s = max(self._left_s - (self._loop.time() - self._started_s), 0.0)
+
+    def _ring(self) -> None:
+        self._call.kill(ApiError("engine_timeout"))
 
 
 def _the_same(plan: EngineCall) -> EngineCall:

@@ -126,7 +126,7 @@ class Replay:
     async def _once(
         self, call: Call, plan: EngineCall, deadline: Deadline, attempt: Attempt[T], case: _Case
     ) -> T:
-        alone = self._look_up(call, case)
+        alone = bool(self._suspects) and self._look_up(call, case)
         turn = self._dispatch.admit(
             call, plan, deadline, again=case.again, exempt=case.exempt, alone=alone
         )
@@ -134,7 +134,7 @@ class Replay:
             if not plan.tasks:  # it takes no slot, so nothing else keeps it out
                 await self._nobody_alone(deadline)
             # One like it may have killed the engine while it waited, or have been answered.
-            if self._look_up(call, case) is not alone:
+            if (bool(self._suspects) and self._look_up(call, case)) is not alone:
                 raise _ClearedMeanwhile if alone else _AccusedMeanwhile
             if not alone and plan.tasks:
                 case.generation, case.alone = self._engine.generation, False
@@ -184,8 +184,6 @@ class Replay:
         Raises:
             ApiError: `key_suspended` or `request_quarantined`.
         """
-        if not self._suspects:
-            return False
         now, key = asyncio.get_running_loop().time(), _key_of(call)
         self._suspects.forget_old(now)
         refuse_known_killers(self._suspects, key, case.digest, now)
@@ -237,6 +235,16 @@ def _key_of(call: Call) -> str:
 
 class _Case:
     """What has happened to one call so far."""
+
+    __slots__ = (
+        "_digest",
+        "_plan",
+        "alone",
+        "exempt",
+        "generation",
+        "replays",
+        "tries",
+    )
 
     def __init__(self, plan: EngineCall) -> None:
         self._plan = plan

@@ -17,6 +17,7 @@ from typing import Any
 
 __all__ = ["Tally", "Usage", "tokens_of_reply"]
 
+_USAGE = b'"usage":{'
 _TOTAL = re.compile(rb'"usage":\{[^{}]{0,256}?"total_tokens":([0-9]{1,15})')
 
 
@@ -97,8 +98,13 @@ def tokens_of_reply(body: bytes) -> int:
     Megabytes of vectors are not parsed for one number; the engine writes JSON without spaces, and
     nothing of the request comes back in these replies.
     """
-    found = _TOTAL.search(body)
-    return int(found[1]) if found is not None else 0
+    at = body.find(_USAGE)
+    while at >= 0:
+        found = _TOTAL.match(body, at)
+        if found is not None:
+            return int(found[1])
+        at = body.find(_USAGE, at + 1)
+    return 0
 
 
 def _integer(value: object) -> int:
