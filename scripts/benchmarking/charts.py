@@ -14,7 +14,7 @@ from html import escape
 __all__ = ["Line", "chart", "steps"]
 
 _WIDTH, _HEIGHT = 460, 250
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 50, 14, 34
+_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 38, 14, 34
 _TEXT_HEIGHT = 13
 _STEPS = 5
 """Marks on an axis, at most."""
@@ -134,9 +134,12 @@ def _line(scale: _Scale, line: Line, unit: str) -> Iterator[str]:
 def _names(scale: _Scale, lines: Sequence[Line]) -> Iterator[str]:
     """Names beside the ends, pushed apart where they would overlap."""
     ends = [(scale.y(line.points[-1][1]), line) for line in lines if line.name and line.points]
-    free = float(_HEIGHT - _BOTTOM)
-    for y, line in sorted(ends, key=lambda end: -end[0]):
-        y = min(y, free)
-        free = y - _TEXT_HEIGHT
+    ends.sort(key=lambda end: -end[0])
+    places, free = [], float(_HEIGHT - _BOTTOM)
+    for y, _ in ends:
+        places.append(min(y, free))
+        free = places[-1] - _TEXT_HEIGHT
+    down = max(0.0, _TOP - min(places, default=_TOP))
+    for y, (_, line) in zip(places, ends, strict=True):
         x = scale.x(line.points[-1][0]) + 7
-        yield f'<text class="{line.style}" x="{x}" y="{y + 4}">{escape(line.name)}</text>'
+        yield f'<text class="{line.style}" x="{x}" y="{y + down + 4:.1f}">{escape(line.name)}</text>'

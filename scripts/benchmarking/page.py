@@ -156,10 +156,14 @@ def _distribution(run: Run) -> str:
 
 
 def _shares(ordered_s: Sequence[float]) -> list[tuple[float, float]]:
-    """Points of a staircase, thinned out to what a screen can show."""
+    """A staircase from 0 to 100 %, thinned out to what a screen can show."""
     every = max(1, len(ordered_s) // 200)
-    ends = [*range(0, len(ordered_s), every), len(ordered_s) - 1]
-    return [(ordered_s[end] * 1000, 100 * (end + 1) / len(ordered_s)) for end in ends]
+    points, share = [], 0.0
+    for end in [*range(0, len(ordered_s), every), len(ordered_s) - 1]:
+        points.append((ordered_s[end] * 1000, share))
+        share = 100 * (end + 1) / len(ordered_s)
+        points.append((ordered_s[end] * 1000, share))
+    return points
 
 
 def _endpoint_table(figures: EndpointFigures) -> str:
