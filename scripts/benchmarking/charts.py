@@ -141,5 +141,5 @@ def _names(scale: _Scale, lines: Sequence[Line]) -> Iterator[str]:
         free = places[-1] - _TEXT_HEIGHT
     down = max(0.0, _TOP - min(places, default=_TOP))
     for y, (_, line) in zip(places, ends, strict=True):
-        x = scale.x(line.points[-1][0]) + 7
-        yield f'<text class="{line.style}" x="{x}" y="{y + down + 4:.1f}">{escape(line.name)}</text>'
+        place = f'x="{scale.x(line.points[-1][0]) + 7}" y="{y + down + 4:.1f}"'
+        yield f'<text class="{line.style}" {place}>{escape(line.name)}</text>'
