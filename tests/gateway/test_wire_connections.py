@@ -14,7 +14,7 @@ import pytest
 from tests.support.callers import until
 from tests.support.engine_stats import engine_stats
 from tests.support.service import ServiceProcess
-from tests.support.wire import Peer, chat, head, service_with
+from tests.support.wire import Peer, chat, head, page, service_with
 
 CHAT = b"POST /v1/chat/completions HTTP/1.1"
 CLOSE = b"Connection: close"
@@ -44,9 +44,7 @@ def peer(service: ServiceProcess) -> Iterator[Peer]:
 
 
 def status_of(service: ServiceProcess) -> dict[str, object]:
-    with Peer(service.port) as asker:
-        asker.send(head(b"GET /gpu/status HTTP/1.1", b"X-API-Key: " + service.key.encode()))
-        status = json.loads(asker.reply().body)
+    status = json.loads(page(service.port, b"/gpu/status", service.key))
     assert isinstance(status, dict)
     return status
 

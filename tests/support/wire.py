@@ -21,7 +21,7 @@ from typing import Any, Self
 from keys import create_first_key
 from tests.support.service import ServiceProcess
 
-__all__ = ["Peer", "Received", "chat", "head", "service_with", "until"]
+__all__ = ["Peer", "Received", "chat", "head", "page", "service_with", "until"]
 
 CHAT = b"/v1/chat/completions"
 _PATIENCE_S = 20.0
@@ -60,6 +60,16 @@ def chat(key: str, text: str, *lines: bytes, version: bytes = b"1.1", **fields: 
         )
         + content
     )
+
+
+def page(port: int, path: bytes, key: str = "") -> bytes:
+    """The body of a page that must be there, over a connection of its own."""
+    lines = (b"X-API-Key: " + key.encode(),) if key else ()
+    with Peer(port) as asker:
+        asker.send(head(b"GET " + path + b" HTTP/1.1", *lines))
+        reply = asker.reply()
+    assert reply.status == 200
+    return reply.body
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +189,10 @@ class Peer:
         piece = self._exactly(size)
         assert self._exactly(2) == b"\r\n"
         return piece
+
+    def take(self, data: bytes) -> None:
+        """Put back what was read past this class; it comes next."""
+        self._unread[:0] = data
 
     def rest(self) -> bytes:
         """All that comes before the connection ends, cleanly."""
