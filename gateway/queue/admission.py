@@ -284,11 +284,14 @@ class Admission:
     def _let_in(self) -> None:
         now = self._clock()
         self._queue.hold_s = max(self.rates.mean_s * _FIRST_HOLD, _LEAST_HOLD_S)
-        while granted := self._queue.grant(self._capacity - self.taken, self._capacity, now):
-            for ticket in granted:
+        some_left = True
+        while some_left:
+            some_left = False
+            for ticket in self._queue.grant(self._capacity - self.taken, self._capacity, now):
                 turn = self._turns.pop(ticket)
-                if turn.granted.done():  # it is just leaving
+                if turn.granted.done():  # it is just leaving, and another one may go
                     self._queue.settle(ticket, 0.0)
+                    some_left = True
                 else:
                     turn.granted.set_result(self._take(ticket, turn.entered_s, now))
         self._look_again(self._queue.look_again_s(now))

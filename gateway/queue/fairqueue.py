@@ -325,7 +325,10 @@ class FairQueue:
         """Move up the heads of keys that were passed over for others of a higher class."""
         for line in range(1, len(self._classes)):
             shares = self._classes[line]
-            while any(self._classes[:line]) and (ticket := shares.overdue(now, self._ageing_s)):
+            while shares and any(self._classes[:line]):
+                ticket = shares.overdue(now, self._ageing_s)
+                if ticket is None:
+                    break
                 number = self._waiting[ticket].number
                 shares.served(ticket.key, now)
                 self._exit(ticket)

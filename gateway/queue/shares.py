@@ -61,11 +61,12 @@ class _Flow:
         return max(self.floor, self.finish)
 
     def head(self) -> tuple[int, Ticket] | None:
-        heads = [next(iter(lane.items())) for lane in self.lanes.values()]
-        if not heads:
-            return None
-        ticket, number = min(heads, key=lambda head: head[1])
-        return number, ticket
+        first: tuple[int, Ticket] | None = None
+        for lane in self.lanes.values():
+            ticket, number = next(iter(lane.items()))
+            if first is None or number < first[0]:
+                first = number, ticket
+        return first
 
     def in_order(self) -> list[tuple[int, Ticket]]:
         waiting = [(number, t) for lane in self.lanes.values() for t, number in lane.items()]
@@ -219,6 +220,8 @@ class Shares:
     def forget(self) -> None:
         """Close all accounts; nobody may be waiting."""
         assert not self._waiting, "who waits has an open account"
+        if not (self._flows or self._heap or self._virtual_s):
+            return
         self._flows.clear()
         self._heap.clear()
         self._running.clear()
