@@ -321,9 +321,10 @@ class FrontProtocol(BaseProtocol):
                 self._send(request, reply)
             if self._paused:
                 await self._drain_helper()
-            if not request.content.is_eof():
-                await _linger(request.content)
-            stays = request.keep_alive and not reply.closes and request.content.is_eof()
+            content = request.content
+            if not content.is_eof():
+                await _linger(content)
+            stays = request.keep_alive and not reply.closes and content.is_eof()
         except ConnectionError:
             pass  # the client has left; nothing can be told any more
         except Exception as exc:
@@ -344,7 +345,7 @@ class FrontProtocol(BaseProtocol):
 
     def _send(self, request: FrontRequest, reply: Reply) -> None:
         head = reply.head(request, self._front.date.at(self._loop.time()))
-        body = reply.piece(request)
+        body = reply.body if reply.has_body(request) else b""
         if len(body) <= _ONE_WRITE_BYTES:
             self._write(request, head + body)
         else:

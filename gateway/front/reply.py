@@ -91,20 +91,19 @@ class Reply:
         Raises:
             ValueError: A header holds what no header may hold.
         """
-        lines = _begun(request, self.status, self.headers)
+        lines = _begun(request, self.status, self.headers, date_line)
         size = len(self.body)
-        empty = self.status in _BODILESS
         if self.content_type is not None:
             lines.append("Content-Type: " + self.content_type)
-        elif size and not empty and request.method != "HEAD":
+        elif size and self.has_body(request):
             lines.append("Content-Type: application/octet-stream")
-        if not empty and (size or request.method != "HEAD"):
+        if self.status not in _BODILESS and (size or request.method != "HEAD"):
             lines.append(f"Content-Length: {size}")
-        return _ended(lines, request, date_line, stays=request.keep_alive and not self.closes)
+        return _ended(lines, request, stays=request.keep_alive and not self.closes)
 
-    def piece(self, request: FrontRequest) -> bytes:
-        """What goes out behind the head."""
-        return b"" if request.method == "HEAD" or self.status in _BODILESS else self.body
+    def has_body(self, request: FrontRequest) -> bool:
+        """Whether the body goes out behind the head."""
+        return request.method != "HEAD" and self.status not in _BODILESS
 
 
 def stream_head(request: FrontRequest, headers: CIMultiDict[str], date_line: str) -> bytes:
@@ -115,20 +114,20 @@ def stream_head(request: FrontRequest, headers: CIMultiDict[str], date_line: str
     Raises:
         ValueError: A header holds what no header may hold.
     """
-    lines = _begun(request, 200, headers)
+    lines = _begun(request, 200, headers, date_line)
     if request.chunks:
         lines.append("Transfer-Encoding: chunked")
-    return _ended(lines, request, date_line, stays=request.keep_alive and request.chunks)
+    return _ended(lines, request, stays=request.keep_alive and request.chunks)
 
 
-def _begun(request: FrontRequest, status: int, headers: CIMultiDict[str]) -> list[str]:
-    lines = [_STATUS_LINES[status] if request.chunks else _OLD_STATUS_LINES[status]]
-    lines += [f"{name}: {value}" for name, value in headers.items()]
-    return lines
+def _begun(
+    request: FrontRequest, status: int, headers: CIMultiDict[str], date_line: str
+) -> list[str]:
+    status_lines = _STATUS_LINES if request.chunks else _OLD_STATUS_LINES
+    return [status_lines[status], date_line, *map(": ".join, headers.items())]
 
 
-def _ended(lines: list[str], request: FrontRequest, date_line: str, *, stays: bool) -> bytes:
-    lines.append(date_line)
+def _ended(lines: list[str], request: FrontRequest, *, stays: bool) -> bytes:
     if stays != request.chunks:  # what the version does not imply anyway
         lines.append("Connection: keep-alive" if stays else "Connection: close")
     lines.append("\r\n")
