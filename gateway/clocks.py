@@ -41,5 +41,7 @@ class ExpiryClock:
     def __call__(self) -> float:
         """Seconds since the epoch, as far as they are believed."""
         now = self._wall()
-        self._highest_s = max(now, self._highest_s)
+        if now >= self._highest_s:
+            self._highest_s = now
+            return now
         return now if now >= self._highest_s - _BELIEVED_S else self._highest_s

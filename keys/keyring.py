@@ -32,6 +32,7 @@ __all__ = ["Keyring", "Standing"]
 Standing = Literal["valid", "expired", "disabled", "removed"]
 
 _PREFIX = PREFIX.encode("ascii")
+_ID = slice(len(_PREFIX), -TAIL_CHARS)
 _MISSING = Refused("missing")
 _MALFORMED = Refused("malformed")
 _CHECKSUM = Refused("checksum")
@@ -112,15 +113,13 @@ class Keyring:
         Returns:
             The key's principal, or why not. The reason is for logs, never for the client.
         """
-        token = (
-            presented.encode("utf-8", "surrogatepass") if isinstance(presented, str) else presented
-        )
+        token = _encoded(presented) if isinstance(presented, str) else presented
         if not token:
             return _MISSING
         if len(token) > MAX_KEY_BYTES:
             return _MALFORMED
         digest = self._digest(token)
-        named = self._by_id.get(token[len(_PREFIX) : -TAIL_CHARS])
+        named = self._by_id.get(token[_ID])
         entry = named or self._dummy
         if compare_digest(entry.digest, digest):
             return entry.admit(now)
@@ -146,6 +145,13 @@ class Keyring:
         if verdict is _DISABLED:
             return "disabled"
         return "expired" if verdict is _EXPIRED else "valid"
+
+
+def _encoded(text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError:  # half a pair of surrogates: nobody's key, but bytes all the same
+        return text.encode("utf-8", "surrogatepass")
 
 
 def _still(until: int | None, now: float) -> bool:

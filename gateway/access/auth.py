@@ -78,23 +78,18 @@ class Authenticator:
         if self._everybody is not None:
             return self._everybody
         try:
-            found = self._look_up(headers, wall_now)
+            presented = credential(
+                headers.get("X-API-Key"), headers.get("api-key"), headers.get("Authorization")
+            )
+            token = presented.value
+            found = presented if token is None else self._ring().identify(token, wall_now)
         except Exception as exc:
             _log.exception("the key check failed")
             raise ApiError("auth_unavailable", retry_after_s=5.0) from exc
         if isinstance(found, Principal):
             return found
-        self._on_refused(found)
-        wait_s = None if found == "missing" else self._throttle.wrong(address, now)
+        self._on_refused(found.reason)
+        wait_s = None if found.reason == "missing" else self._throttle.wrong(address, now)
         if wait_s is not None:
             raise ApiError("auth_throttled", retry_after_s=wait_s)
         raise ApiError("invalid_api_key", hint=self._hint)
-
-    def _look_up(self, headers: Mapping[str, str], wall_now: float) -> Principal | str:
-        presented = credential(
-            headers.get("X-API-Key"), headers.get("api-key"), headers.get("Authorization")
-        )
-        if presented.value is None:
-            return presented.reason
-        found = self._ring().identify(presented.value, wall_now)
-        return found if isinstance(found, Principal) else found.reason

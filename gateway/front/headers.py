@@ -83,9 +83,12 @@ def _check_value(lower: bytes, value: bytes, version: tuple[int, int]) -> None:
         raise ApiError("invalid_http")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Credential:
-    """What a request presents; hidden from repr, because repr ends up in logs."""
+    """What a request presents; hidden from repr, because repr ends up in logs.
+
+    Not frozen, which would triple what making one costs; nobody changes it all the same.
+    """
 
     value: str | None
     """The token, or None when nothing usable was sent."""
@@ -102,9 +105,10 @@ def credential(x_api_key: str | None, api_key: str | None, authorization: str | 
     Platform proxies (RunPod's load balancer, Cloud Run) use Authorization for themselves; that is
     why a dedicated header comes first, and why Authorization is not looked at when there is one.
     """
-    for dedicated in (x_api_key, api_key):
-        if dedicated is not None:
-            return _token(dedicated)
+    if x_api_key is not None:
+        return _token(x_api_key)
+    if api_key is not None:
+        return _token(api_key)
     if authorization is None:
         return Credential(None, "missing")
     scheme, space, token = authorization.partition(" ")
