@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -58,7 +59,7 @@ def keyed(start: bytes) -> Make:
     return lambda s: head(start, b"X-API-Key: " + s.key.encode())
 
 
-def chatting(script: str, **fields: object) -> Make:
+def chatting(script: str, **fields: Any) -> Make:
     return lambda s: chat(s.key, f"mock: {script}", **fields)
 
 
@@ -238,7 +239,7 @@ def test_older_client_sends_no_chunks(service: ServiceProcess, peer: Peer) -> No
 # -- clients that ask before they send a body
 
 
-def patient(service: ServiceProcess, **fields: object) -> tuple[bytes, bytes]:
+def patient(service: ServiceProcess, **fields: Any) -> tuple[bytes, bytes]:
     """A request's head, and its body."""
     request = chat(service.key, "mock: say=yes", PATIENT, **fields)
     start, end, body = request.partition(b"\r\n\r\n")
