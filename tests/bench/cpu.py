@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-__all__ = ["cpu_ns", "family", "pin", "rss_bytes", "split_cores"]
+__all__ = ["cpu_ns", "family", "pin", "rss_bytes", "split_cores", "waited_ns"]
 
 _PROC = Path("/proc")
 _TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
@@ -19,13 +19,22 @@ def cpu_ns(pid: int) -> int:
     in ticks only.
     """
     try:
-        return sum(_thread_ns(thread) for thread in (_PROC / str(pid) / "task").iterdir())
+        return _schedstat_ns(pid, 0)
     except (OSError, ValueError, IndexError):
         return _ticks_ns(pid)
 
 
-def _thread_ns(thread: Path) -> int:
-    return int((thread / "schedstat").read_text().split()[0])
+def waited_ns(pid: int) -> int:
+    """Time in which its threads could have run, but had no core; 0 where no one counts it."""
+    try:
+        return _schedstat_ns(pid, 1)
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+def _schedstat_ns(pid: int, field: int) -> int:
+    threads = (_PROC / str(pid) / "task").iterdir()
+    return sum(int((thread / "schedstat").read_text().split()[field]) for thread in threads)
 
 
 def _ticks_ns(pid: int) -> int:

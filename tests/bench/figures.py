@@ -35,6 +35,7 @@ class Sample:
         events: Events of one answer.
         wall_s: Time that was measured.
         cpu_s: CPU time by process: ``proxy``, ``engine`` and ``generator``.
+        waited_s: How long the proxy could have run, but another program had its core.
         rss_before, rss_during: The proxy's memory in bytes before the first connection was opened,
             and while all were busy (or idle, where that is measured).
         connections: How many there were.
@@ -47,6 +48,7 @@ class Sample:
     count: int
     wall_s: float
     cpu_s: Mapping[str, float]
+    waited_s: float = 0.0
     events: int = 1
     connections: int = 0
     rss_before: int = 0
@@ -70,6 +72,12 @@ class Sample:
     def share(self, process: str) -> float:
         """How much of one core a process used."""
         return self.cpu_s[process] / self.wall_s
+
+    @property
+    def waited(self) -> float:
+        """How much of its own time and of its waiting the proxy spent waiting for its core."""
+        wanted_s = self.waited_s + self.cpu_s["proxy"]
+        return self.waited_s / wanted_s if wanted_s else 0.0
 
     @property
     def rss_each(self) -> float:

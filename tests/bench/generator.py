@@ -21,7 +21,7 @@ from typing import Any
 import uvloop
 
 from tests.bench.callers import Asker, Caller, Reader, Tally
-from tests.bench.cpu import cpu_ns, rss_bytes
+from tests.bench.cpu import cpu_ns, rss_bytes, waited_ns
 from tests.bench.figures import percentile
 from tests.bench.job import Job
 from tests.load.client import pause
@@ -175,13 +175,18 @@ class _Meter:
     def __init__(self, job: Job) -> None:
         self._watch = {**job.watch, "generator": [os.getpid()]}
         self._from_ns = self._read()
+        self._waited_ns = self._waited()
         self._from_s = perf_counter()
 
     def spent(self) -> dict[str, float]:
         wall_s = perf_counter() - self._from_s
         now_ns = self._read()
         cpu = {name: (now_ns[name] - self._from_ns[name]) / 1e9 for name in now_ns}
-        return {**cpu, "wall": wall_s}
+        waited_s = (self._waited() - self._waited_ns) / 1e9
+        return {**cpu, "wall": wall_s, "waited": waited_s}
+
+    def _waited(self) -> int:
+        return sum(map(waited_ns, self._watch.get("proxy", ())))
 
     def _read(self) -> dict[str, int]:
         return {name: sum(map(cpu_ns, pids)) for name, pids in self._watch.items()}

@@ -141,6 +141,7 @@ def _one(
     return Sample(
         count=told["events"] if workload.unit == "event" else told["answers"],
         wall_s=spent.pop("wall"),
+        waited_s=spent.pop("waited"),
         cpu_s=spent,
         events=events,
         connections=workload.connections,

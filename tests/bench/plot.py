@@ -12,6 +12,7 @@ from tests.bench.workloads import Workload
 __all__ = ["draw"]
 
 _COLOURS = {"nginx": "#8a8f98", "gateway": "#2563eb"}
+_LONGEST = 3.0
 _VERDICTS = {"met": "#15803d", "acceptable": "#ca8a04", "missed": "#b91c1c"}
 
 
@@ -42,14 +43,14 @@ def _draw_costs(axes: Any, workloads: Sequence[Workload], rounds: Rounds) -> Non
     axes.set_yticks(range(len(shown)), [f"{w.name} ({w.unit})" for w in shown])
     axes.invert_yaxis()
     axes.set_xscale("log")
-    axes.margins(x=0.15)
+    axes.set_xlim(0.5, 4 * max([1.0, *costs]))
     axes.set_xlabel("CPU of the proxy, microseconds (logarithmic)")
     axes.set_title("CPU per request or event")
     axes.legend()
 
 
 def _draw_goals(axes: Any, shown: Sequence[Goal]) -> None:
-    parts = [max(goal.figure or 0.0, 0.0) / goal.goal for goal in shown]
+    parts = [min(max(goal.figure or 0.0, 0.0) / goal.goal, _LONGEST) for goal in shown]
     colours = [_VERDICTS[goal.verdict] for goal in shown]
     bars = axes.barh(range(len(shown)), parts, color=colours)
     labels = [f"{goal.figure:.2f} {goal.unit}, {goal.verdict}" for goal in shown]
@@ -57,6 +58,6 @@ def _draw_goals(axes: Any, shown: Sequence[Goal]) -> None:
     axes.axvline(1.0, color="black", linewidth=1)
     axes.set_yticks(range(len(shown)), [goal.name for goal in shown])
     axes.invert_yaxis()
-    axes.margins(x=0.45)
-    axes.set_xlabel("measured, as a share of the goal")
+    axes.set_xlim(0, 1.5 * _LONGEST)
+    axes.set_xlabel(f"measured, as a share of the goal (cut at {_LONGEST:g})")
     axes.set_title("Goals: left of the line is met")

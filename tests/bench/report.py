@@ -29,6 +29,7 @@ def report(workloads: Sequence[Workload], rounds: Rounds, facts: Mapping[str, st
         _memory(workloads, rounds),
         _goals(goals(rounds)),
         _bottleneck(workloads, rounds),
+        _disturbed(rounds),
         _mistakes(rounds),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -114,18 +115,40 @@ def _goals(found: Sequence[Goal]) -> str:
 
 def _bottleneck(workloads: Sequence[Workload], rounds: Rounds) -> str:
     rows = [
-        [w.about, door, *(_percent(share(samples, name)) for name in _PROCESSES)]
+        [w.about, door, *(_percent(share(samples, name)) for name in _PROCESSES), _waited(samples)]
         for w in workloads
         if w.unit
         for door, samples in rounds.get(w.name, {}).items()
         if samples
     ]
-    columns = ("workload", "door", *_PROCESSES)
+    columns = ("workload", "door", *_PROCESSES, "proxy kept waiting")
     table = _table("Who was busy, of one core each", columns, rows)
     return f"{table}\n{_control(rounds)}" if table else ""
 
 
+# A proxy that is alone on its core still waits for the kernel's own threads now and then.
+_QUIET = 0.1
 _PROCESSES = ("proxy", "generator", "engine")
+
+
+def _waited(samples: Sequence[Sample]) -> str:
+    return _percent(middle([sample.waited for sample in samples]))
+
+
+def _disturbed(rounds: Rounds) -> str:
+    """Says so when somebody else used the proxies' core: then the times are not the proxies'."""
+    # The gateway's own threads wait for each other, too; nginx has but one.
+    for door in ("nginx", "gateway"):
+        usual = middle([one.waited for doors in rounds.values() for one in doors.get(door, ())])
+        if usual is not None:
+            break
+    if usual is None or usual < _QUIET:
+        return ""
+    return (
+        f"DISTURBED: other programs used the proxies' core. In half of the measurements {door} had\n"
+        f"to wait for it for {usual:.0%} of the time that it wanted or more. Times and speeds tell\n"
+        "nothing then, and CPU time tells too much."
+    )
 
 
 def _control(rounds: Rounds) -> str:

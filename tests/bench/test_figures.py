@@ -124,6 +124,12 @@ def test_report_names_every_goal_and_each_wrong_answer() -> None:
     assert "machine: a clock" in text
 
 
+def test_run_on_a_busy_machine_is_called_disturbed() -> None:
+    quiet, busy = ([sample(20.0, waited_s=waited_s)] for waited_s in (0.0, 0.02))
+    assert "DISTURBED" not in report(WORKLOADS, {"embeddings": {"gateway": quiet}}, {})
+    assert "DISTURBED" in report(WORKLOADS, {"embeddings": {"gateway": busy}}, {})
+
+
 def test_report_of_a_part_shows_no_empty_tables() -> None:
     text = report(WORKLOADS, {"embeddings": rounds()["embeddings"]}, {})
     assert "Memory" not in text
