@@ -145,7 +145,10 @@ class Gcra:
             return per_minute
         free_s = WINDOW_S - ahead_s
         left = int((free_s + _SLACK_S) * per_minute / WINDOW_S)
-        left = max(0, min(left, per_minute))
+        if left < 0:
+            left = 0
+        elif left > per_minute:
+            left = per_minute
         # Division and `check` may round differently; what is told must be what is done.
         while left < per_minute and (left + 1) * WINDOW_S / per_minute - free_s <= _SLACK_S:
             left += 1
