@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 
-from multidict import CIMultiDict
-
 from gateway.dialects.base import ErrorBody, ReplyHead, openai_body
 from gateway.errors import ApiError
 from gateway.front.request import FrontRequest
@@ -45,7 +43,7 @@ class Call:
         self,
         request: FrontRequest,
         record: AccessRecord,
-        headers: CIMultiDict[str],
+        headers: dict[str, str],
         head: ReplyHead,
     ) -> None:
         self.request = request

@@ -106,7 +106,7 @@ class EngineCall:
     """JSON of what the dialect's reply repeats of the request; only the dialect reads it."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ReplyHead:
     """What makes one reply different from all others."""
 

@@ -42,8 +42,6 @@ from gateway.front.reply import Reply, stream_head
 from gateway.front.request import FrontRequest, unreadable
 
 if TYPE_CHECKING:
-    from multidict import CIMultiDict
-
     from gateway.front.server import FrontServer
 
 __all__ = ["FrontProtocol"]
@@ -352,7 +350,7 @@ class FrontProtocol(BaseProtocol):
             self._write(request, head)
             self._write(request, body)
 
-    def begin_stream(self, request: FrontRequest, headers: CIMultiDict[str]) -> None:
+    def begin_stream(self, request: FrontRequest, headers: dict[str, str]) -> None:
         """Send the head of a streamed reply.
 
         Raises:

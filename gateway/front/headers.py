@@ -30,6 +30,8 @@ _SINGLE = frozenset(
         b"idempotency-key",
     )
 )
+_CHECKED = frozenset((b"transfer-encoding", b"content-length", b"host"))
+"""Those of them whose value is looked at."""
 _HOST = re.compile(rb"[A-Za-z0-9._~\-]+(:[0-9]{1,5})?|\[[0-9A-Fa-f:.%]+\](:[0-9]{1,5})?")
 _DIGITS = re.compile(rb"[0-9]{1,16}")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -57,12 +59,12 @@ def check_head(
     for name, value in raw_headers:
         size += len(name) + len(value) + 4
         lower = name.lower()
-        if lower not in _SINGLE:
-            continue
-        if lower in seen:
-            raise ApiError("invalid_http")
-        seen.add(lower)
-        _check_value(lower, value, version)
+        if lower in _SINGLE:
+            if lower in seen:
+                raise ApiError("invalid_http")
+            seen.add(lower)
+            if lower in _CHECKED:
+                _check_value(lower, value, version)
     if size > block_limit_bytes:
         raise ApiError("headers_too_large")
     if b"transfer-encoding" in seen and b"content-length" in seen:
@@ -75,10 +77,8 @@ def _check_value(lower: bytes, value: bytes, version: tuple[int, int]) -> None:
             good = value.lower() == b"chunked" and version == (1, 1)
         case b"content-length":
             good = bool(_DIGITS.fullmatch(value)) and int(value) <= 1 << 53
-        case b"host":
-            good = bool(_HOST.fullmatch(value))
         case _:
-            good = True
+            good = bool(_HOST.fullmatch(value))
     if not good:
         raise ApiError("invalid_http")
 

@@ -16,8 +16,6 @@ from __future__ import annotations
 from email.utils import formatdate
 from http import HTTPStatus
 
-from multidict import CIMultiDict
-
 from gateway.front.request import FrontRequest
 
 __all__ = ["DateLine", "Reply", "stream_head"]
@@ -54,7 +52,8 @@ class Reply:
     Args:
         status: A final one, from 200 on.
         body: As it goes out; there is none for HEAD, 204 and 304.
-        headers: Besides those of the framing; read when the reply goes out, never changed.
+        headers: Besides those of the framing, each name spelled in one way only; read when the
+            reply goes out, never changed.
         content_type: Value of that header.
     """
 
@@ -65,13 +64,13 @@ class Reply:
         *,
         status: int = 200,
         body: bytes = b"",
-        headers: CIMultiDict[str] | None = None,
+        headers: dict[str, str] | None = None,
         content_type: str | None = None,
         sent: bool = False,
     ) -> None:
         self.status = status
         self.body = body
-        self.headers = CIMultiDict[str]() if headers is None else headers
+        self.headers = {} if headers is None else headers
         self.content_type = content_type
         self.sent = sent
         """All of it is out already: it was streamed."""
@@ -106,7 +105,7 @@ class Reply:
         return request.method != "HEAD" and self.status not in _BODILESS
 
 
-def stream_head(request: FrontRequest, headers: CIMultiDict[str], date_line: str) -> bytes:
+def stream_head(request: FrontRequest, headers: dict[str, str], date_line: str) -> bytes:
     """The head of a streamed reply with status 200; *headers* tell its type.
 
     It goes on in chunks, or, in HTTP/1.0, to the end of the connection.
@@ -121,7 +120,7 @@ def stream_head(request: FrontRequest, headers: CIMultiDict[str], date_line: str
 
 
 def _begun(
-    request: FrontRequest, status: int, headers: CIMultiDict[str], date_line: str
+    request: FrontRequest, status: int, headers: dict[str, str], date_line: str
 ) -> list[str]:
     status_lines = _STATUS_LINES if request.chunks else _OLD_STATUS_LINES
     return [status_lines[status], date_line, *map(": ".join, headers.items())]

@@ -17,8 +17,6 @@ from __future__ import annotations
 
 import asyncio
 
-from multidict import CIMultiDict
-
 from gateway.front.outlet import DrainListener
 from gateway.front.reply import Reply
 from gateway.front.request import FrontRequest
@@ -35,7 +33,7 @@ class StreamReply:
             may add until then.
     """
 
-    def __init__(self, request: FrontRequest, headers: CIMultiDict[str]) -> None:
+    def __init__(self, request: FrontRequest, headers: dict[str, str]) -> None:
         self._request = request
         self._outlet = request.front.outlet
         self._headers = headers

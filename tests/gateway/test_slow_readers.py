@@ -15,7 +15,6 @@ from typing import Any
 import httpx
 import psutil
 import pytest
-from multidict import CIMultiDict
 
 from gateway.front.listener import open_listener
 from gateway.front.reply import Reply
@@ -228,7 +227,7 @@ async def test_above_the_bound_for_all_the_largest_is_cut_and_the_small_ones_liv
     go_on = asyncio.Event()
 
     async def handler(request: FrontRequest) -> Reply:
-        reply = StreamReply(request, CIMultiDict())
+        reply = StreamReply(request, {})
         await reply.commit(lambda full: None)
         kib = request.raw_path.removeprefix("/?kib=")
         for _ in range(int(kib)):
@@ -264,7 +263,7 @@ async def test_nothing_is_written_behind_the_end_of_a_stream() -> None:
     replies: asyncio.Queue[StreamReply] = asyncio.Queue()
 
     async def handler(request: FrontRequest) -> Reply:
-        reply = StreamReply(request, CIMultiDict())
+        reply = StreamReply(request, {})
         await reply.commit(lambda full: None)
         reply.write(b"e" * (4 * MIB))
         replies.put_nowait(reply)
@@ -290,7 +289,7 @@ async def test_kernel_does_not_cut_a_reader_that_is_merely_slow() -> None:
         return own.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
 
     async def handler(request: FrontRequest) -> Reply:
-        reply = StreamReply(request, CIMultiDict())
+        reply = StreamReply(request, {})
         await reply.commit(lambda full: None)
         assert request.transport is not None
         own = request.transport.get_extra_info("socket")
