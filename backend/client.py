@@ -363,16 +363,23 @@ class EngineClient:
         connection = self._newest_idle() or await self._connect()
         idle_s = connection.idle_s
         try:
-            return await self._exchange(connection, request)
+            return await self._begin(connection, request)
         except EngineGone as exc:
             if self._closed or not connection.reused or idle_s < self._stale_after_s:
                 raise
             gone = exc
+        except asyncio.CancelledError:
+            connection.abort()
+            raise
         try:
             connection = await self._connect()
         except ConnectFailed:
             raise gone from None
-        return await self._exchange(connection, request)
+        try:
+            return await self._begin(connection, request)
+        except asyncio.CancelledError:
+            connection.abort()
+            raise
 
     async def request(
         self,
@@ -407,16 +414,13 @@ class EngineClient:
 
     # -- the pool
 
-    async def _exchange(self, connection: _Connection, request: bytes) -> Exchange:
+    def _begin(self, connection: _Connection, request: bytes) -> asyncio.Future[Exchange]:
+        """Send *request*; done when the head of its response is there."""
         head: asyncio.Future[Exchange] = self._loop.create_future()
         connection.start(request, head)
         if self._on_use is not None:
             self._on_use(connection.reused)
-        try:
-            return await head
-        except asyncio.CancelledError:
-            connection.abort()
-            raise
+        return head
 
     def _newest_idle(self) -> _Connection | None:
         now = self._loop.time()

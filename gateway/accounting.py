@@ -12,10 +12,16 @@ from gateway.stream.usage import tokens_of_reply
 __all__ = ["account_reply", "account_stream", "charge_no_prompt", "note_wait", "tell_times"]
 
 
+_NO_WAIT = {"X-Queue-Wait-Ms": "0", "Server-Timing": "queue;dur=0.0"}
+
+
 def note_wait(call: Call, lease: Lease) -> None:
     """A turn came: say in the headers how long that took, all turns of the call together."""
     record = call.record
     record.queue_s += lease.waited_s
+    if not record.queue_s:
+        call.headers.update(_NO_WAIT)
+        return
     wait_ms = record.queue_s * 1000
     call.headers["X-Queue-Wait-Ms"] = f"{wait_ms:.0f}"
     call.headers["Server-Timing"] = f"queue;dur={wait_ms:.1f}"

@@ -1,6 +1,6 @@
 """The public port: from a request head to the one place that answers it.
 
-The order of steps is the order of `App._answer`: cheap refusals first, the body last. Paths match
+The order of steps is the order of `App._endpoint`: cheap refusals first, the body last. Paths match
 our table exactly, spelled as they stand there; nothing is normalised, so no spelling can mean one
 thing to the key check and another to the dispatch. Whatever goes wrong becomes a reply here and
 nowhere else.
@@ -98,11 +98,11 @@ class App:
         record = call.record
         self.calls.add(call)
         try:
-            response = await self._guarded(call)
-            record.status = response.status
-            if response.body:
-                record.bytes_out = len(response.body)
-            return response
+            reply = await self._guarded(call)
+            record.status = reply.status
+            if reply.body:
+                record.bytes_out = len(reply.body)
+            return reply
         except asyncio.CancelledError:
             record.status, record.error_code = 499, record.error_code or "client_closed"
             raise
@@ -132,7 +132,7 @@ class App:
 
     async def _guarded(self, call: Call) -> Reply:
         try:
-            response = await self._answer(call)
+            reply = await self._endpoint(call)(call)
         except ApiError as exc:
             return self._only_word(call, exc)
         except asyncio.CancelledError:
@@ -146,10 +146,11 @@ class App:
             _log.exception("request %s failed", call.record.request_id)
             return self._only_word(call, ApiError("internal_error", close=True))
         if self.draining or not call.request.content.at_eof():
-            response.force_close()
-        return response
+            reply.force_close()
+        return reply
 
-    async def _answer(self, call: Call) -> Reply:
+    def _endpoint(self, call: Call) -> Endpoint:
+        """What answers the call, once all is checked that can be told from its head."""
         request = call.request
         target = request.raw_path
         check_head(
@@ -167,7 +168,7 @@ class App:
         if _KEY_PREFIX in query:
             raise ApiError("invalid_http", "An API key does not belong into the URL.")
         if request.method == "OPTIONS" and self.cors.enabled:
-            return self._preflight(call)
+            return self._preflight
         if request.method not in _METHODS:
             raise ApiError("method_not_allowed")
         if route is None:
@@ -176,12 +177,11 @@ class App:
         if endpoint is None:
             call.headers["Allow"] = route.allow
             raise ApiError("method_not_allowed")
-        if route.open:
-            return await endpoint(call)
-        self._authorise(call, route)
-        if self.draining:
-            raise ApiError("draining", retry_after_s=1.0)
-        return await endpoint(call)
+        if not route.open:
+            self._authorise(call, route)
+            if self.draining:
+                raise ApiError("draining", retry_after_s=1.0)
+        return endpoint
 
     def _route(self, path: str) -> Route | None:
         route = self.routes.get(path)
@@ -205,7 +205,7 @@ class App:
         if route.scope is not None and route.scope not in principal.scopes:
             raise ApiError("permission_denied", f"This API key lacks the scope '{route.scope}'.")
 
-    def _preflight(self, call: Call) -> Reply:
+    async def _preflight(self, call: Call) -> Reply:
         headers = call.request.headers
         for name, value in self.cors.preflight_headers(
             headers.get("Origin"), headers.get("Access-Control-Request-Headers")

@@ -117,6 +117,18 @@ class Dispatch:
         self._still_welcome = still_welcome
         self._time = asyncio.get_running_loop().time
 
+    def try_admit(self, call: Call, plan: EngineCall, *, again: bool, alone: bool) -> Lease | None:
+        """Let the call in if nobody has to wait, which is the usual case; None: `admit` waits.
+
+        Raises:
+            ApiError: The door is closed, or `key_revoked`.
+        """
+        slots, expected_s = self._need(call, plan, alone=alone)
+        lease = self._admission.try_take(slots, expected_s, again=again)
+        if lease is not None:
+            self._check_in(call, lease)
+        return lease
+
     async def admit(
         self,
         call: Call,
@@ -149,21 +161,29 @@ class Dispatch:
         except BaseException:
             call.record.queue_s += self._time() - entered_s
             raise
+        self._check_in(call, lease)
+        return lease
+
+    def _check_in(self, call: Call, lease: Lease) -> None:
         note_wait(call, lease)
         if not self._still_welcome(call):
             lease.release()
             raise ApiError("key_revoked")
-        return lease
 
-    def _wish(self, call: Call, plan: EngineCall, deadline: Deadline, *, alone: bool) -> Wish:
-        principal = call.principal
-        assert principal is not None, "inference needs a key, or the stand-in for all"
-        slots = self._engine.slots if alone else min(plan.tasks, self._engine.slots)
+    def _need(self, call: Call, plan: EngineCall, *, alone: bool) -> tuple[int, float]:
+        """The slots it takes, and the slot-seconds that they will probably be held."""
+        slots = self._engine.slots
         expected_s = self._admission.rates.expect_s(
             prompt_tokens=call.prompt_estimate,
             max_tokens=plan.max_tokens or 0,
             tasks=plan.choices,
         )
+        return slots if alone else min(plan.tasks, slots), expected_s
+
+    def _wish(self, call: Call, plan: EngineCall, deadline: Deadline, *, alone: bool) -> Wish:
+        principal = call.principal
+        assert principal is not None, "inference needs a key, or the stand-in for all"
+        slots, expected_s = self._need(call, plan, alone=alone)
         return Wish(
             key=principal.key_id,
             slots=slots,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -57,8 +57,8 @@ class Inference:
     def endpoint(self, dialect: Dialect) -> Endpoint:
         """The endpoint that speaks *dialect*."""
 
-        async def answer(call: Call) -> Reply:
-            return await self._answer(call, dialect)
+        def answer(call: Call) -> Coroutine[Any, Any, Reply]:
+            return self._answer(call, dialect)
 
         return answer
 

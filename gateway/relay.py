@@ -18,8 +18,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
+from typing import Any
 
 from backend import BackendError, Exchange
 from gateway.accounting import account_reply, account_stream, charge_no_prompt, tell_times
@@ -122,9 +123,13 @@ class Relay:
         settings = self._settings
         deadline = Deadline(self._time, settings.queue_wait_s, call.patience.wait_s(streamed=False))
         plan = await planner(deadline.wait_s())
-        attempt = _Whole(self, call, dialect, _Alarm(self._loop, settings.request_timeout_s, call))
+        alarm = _Alarm(self._loop, settings.request_timeout_s, call)
+
+        def attempt(plan: EngineCall, lease: Lease) -> Coroutine[Any, Any, bytes]:
+            return self._attempt(call, dialect, plan, lease, alarm)
+
         try:
-            body = await self._replay.run(call, plan, deadline, attempt.carry_out, _the_same)
+            body = await self._replay.run(call, plan, deadline, attempt, _the_same)
         except asyncio.CancelledError:
             killed = call.why_cancelled()
             if killed is None:
@@ -136,15 +141,21 @@ class Relay:
             self._engine.note_served()
         return body
 
-    async def ask(self, call: Call, dialect: Dialect, plan: EngineCall, lease: Lease) -> bytes:
+    async def _attempt(
+        self, call: Call, dialect: Dialect, plan: EngineCall, lease: Lease, alarm: _Alarm
+    ) -> bytes:
         """One attempt at a reply in one piece."""
-        exchange = await self._dispatch.send(call, plan, lease)
+        exchange: Exchange | None = None
+        alarm.start()
         try:
+            exchange = await self._dispatch.send(call, plan, lease)
             if dialect.assembler is None:
                 return await self._pass_on(call, exchange, lease)
             return await self._assemble(call, dialect, plan, exchange, lease)
         finally:
-            exchange.abort()
+            alarm.stop()
+            if exchange is not None:
+                exchange.abort()
 
     async def _pass_on(self, call: Call, exchange: Exchange, lease: Lease) -> bytes:
         try:
@@ -341,25 +352,6 @@ def _unreported_tokens(call: Call, plan: EngineCall) -> int:
     """What the engine may read of the prompts without a word. Looks the whole body through."""
     media = _MEDIA_TOKENS * sum(map(plan.body.count, _MEDIA))
     return min(max(call.prompt_estimate, 1), _BATCH_TOKENS) + media
-
-
-class _Whole:
-    """How an attempt at a reply in one piece is carried out."""
-
-    __slots__ = ("_alarm", "_call", "_dialect", "_relay")
-
-    def __init__(self, relay: Relay, call: Call, dialect: Dialect, alarm: _Alarm) -> None:
-        self._relay = relay
-        self._call = call
-        self._dialect = dialect
-        self._alarm = alarm
-
-    async def carry_out(self, plan: EngineCall, lease: Lease) -> bytes:
-        self._alarm.start()
-        try:
-            return await self._relay.ask(self._call, self._dialect, plan, lease)
-        finally:
-            self._alarm.stop()
 
 
 class _Alarm:

@@ -127,10 +127,13 @@ class Replay:
         self, call: Call, plan: EngineCall, deadline: Deadline, attempt: Attempt[T], case: _Case
     ) -> T:
         alone = bool(self._suspects) and self._look_up(call, case)
-        turn = self._dispatch.admit(
-            call, plan, deadline, again=case.again, exempt=case.exempt, alone=alone
-        )
-        with await turn as lease:
+        dispatch, again = self._dispatch, bool(case.tries or case.replays)
+        lease = dispatch.try_admit(call, plan, again=again, alone=alone)
+        if lease is None:
+            lease = await dispatch.admit(
+                call, plan, deadline, again=again, exempt=case.exempt, alone=alone
+            )
+        with lease:
             if not plan.tasks:  # it takes no slot, so nothing else keeps it out
                 await self._nobody_alone(deadline)
             # One like it may have killed the engine while it waited, or have been answered.
@@ -258,11 +261,6 @@ class _Case:
         """The engine that has it, or had it last."""
         self.alone = False
         """Nobody else was in that engine."""
-
-    @property
-    def again(self) -> bool:
-        """Whether it had a turn before."""
-        return bool(self.tries or self.replays)
 
     @property
     def digest(self) -> bytes:
