@@ -7,7 +7,7 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup run test clients bench lint docs image constraints constraints-clients clean
+.PHONY: help setup run test clients bench cost cost-record lint docs image constraints constraints-clients clean
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -45,6 +45,12 @@ clients: setup $(OLD_OPENAI)/.installed $(CLIENTS)/.installed $(NODE_CLIENTS)/.i
 
 bench: $(VENV)/.bench ## Measure what the gateway costs beside nginx (BENCH_ARGS=--quick: a glance)
 	@$(PY) -m tests.bench $(BENCH_ARGS)
+
+cost: $(VENV)/.installed ## Count the instructions of the hot path and compare them with what is recorded
+	@$(PY) -m tests.cost
+
+cost-record: $(VENV)/.installed ## Count them and record them as the new ceilings
+	@$(PY) -m tests.cost --record
 
 lint: $(VENV)/.installed ## Check style and types
 	@$(PY) -m ruff check .

@@ -82,7 +82,12 @@ def _chosen(options: argparse.Namespace) -> list[Workload]:
 
 
 def _nginx() -> Path:
-    return tool("nginx", ["nginx"], "usr/sbin/nginx").path
+    path = tool("nginx", ["nginx"], "usr/sbin/nginx").path
+    done = subprocess.run([path, "-v"], capture_output=True, text=True)
+    if done.returncode != 0:
+        # An unpacked one uses the machine's libraries.
+        raise FetchError(f"{path} does not start; install nginx: {done.stderr.strip()}")
+    return path
 
 
 def _facts(nginx: Path | None, options: argparse.Namespace, took_s: float) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """Programs from Debian for the benches, without being root: found on PATH, else fetched.
 
-A fetched package is unpacked into the user's cache, under its own file name, which has the version
-in it; nothing is installed. Two processes may fetch at the same time.
+Fetched packages are unpacked into the user's cache, under their file names, which have the versions
+in them; nothing is installed. Two processes may fetch at the same time.
 """
 
 from __future__ import annotations
@@ -59,14 +59,25 @@ def tool(name: str, packages: Sequence[str], program: str, cache: Path | None = 
     shelf = (cache or user_cache_path("llama-gateway")) / "debian"
     shelf.mkdir(parents=True, exist_ok=True)
     with FileLock(shelf / "fetch.lock"):
-        root = _unpacked(shelf, packages)
+        root = _here_or_fetched(shelf, packages)
     return Tool(root / program, root)
+
+
+def _here_or_fetched(shelf: Path, packages: Sequence[str]) -> Path:
+    try:
+        return _unpacked(shelf, packages)
+    except FetchError:
+        # Without a network, what was fetched before will do.
+        earlier = sorted(shelf.glob(f"{packages[0]}_*"), key=lambda path: path.stat().st_mtime)
+        if not earlier:
+            raise
+        return earlier[-1]
 
 
 def _unpacked(shelf: Path, packages: Sequence[str]) -> Path:
     """The folder of the newest versions, made when it is not there yet."""
     apt, files = _newest(shelf, packages)
-    target = shelf / _safe("+".join(files[:1]).removesuffix(".deb"))
+    target = shelf / _safe("+".join(name.removesuffix(".deb") for name in files))
     if target.is_dir():
         return target
     with tempfile.TemporaryDirectory(prefix=".part-", dir=shelf) as folder:

@@ -145,9 +145,9 @@ def _disturbed(rounds: Rounds) -> str:
     if usual is None or usual < _QUIET:
         return ""
     return (
-        f"DISTURBED: other programs used the proxies' core. In half of the measurements {door} had\n"
-        f"to wait for it for {usual:.0%} of the time that it wanted or more. Times and speeds tell\n"
-        "nothing then, and CPU time tells too much."
+        f"DISTURBED: other programs used the proxies' core. In half of the measurements {door}\n"
+        f"had to wait for it for {usual:.0%} of the time that it wanted, or more. Times and\n"
+        "speeds tell nothing then, and CPU time tells too much."
     )
 
 

@@ -64,6 +64,12 @@ def test_program_is_fetched_once_under_its_version(tmp_path: Path, programs: Pat
     )
 
 
+def test_fetched_program_is_found_again_without_a_network(tmp_path: Path, programs: Path) -> None:
+    path = fetch(tmp_path)
+    write(programs / "apt-get", "#!/bin/sh\necho 'E: no network' >&2\nexit 100\n")
+    assert fetch(tmp_path) == path
+
+
 def test_machine_without_package_lists_gets_its_own(tmp_path: Path, programs: Path) -> None:
     (tmp_path / "lists").unlink()
     assert fetch(tmp_path).is_file()

@@ -46,7 +46,7 @@ class Workload:
     tokens: int = 0
     pace_ms: float = 0.0
     rounds: int = 1
-    seconds: float = 1.5
+    seconds: float = 1.2
     body_bytes: int = 0
     stream: bool = False
     method: str = "POST"

@@ -10,11 +10,18 @@ __all__ = ["Dump", "read_dump"]
 
 _NAME = re.compile(r"(fn)=\((\d+)\)(?: (.*))?")
 _TITLE = re.compile(r"desc: Trigger: Client Request: (.*)")
-_UNCOUNTED = (
-    *("clock_", "gettimeofday", "time"),  # no system calls, but under valgrind
-    *("__lll_", "__futex", "pthread_", "sem_", "epoll_"),  # hang on another thread's or peer's pace
+_COUNTED = frozenset(
+    (
+        *("read", "readv", "recv", "recvfrom", "recvmsg", "write", "writev", "send", "sendto"),
+        *("sendmsg", "socket", "connect", "accept", "accept4", "close", "shutdown", "epoll_ctl"),
+        *("getsockopt", "setsockopt", "getsockname", "getpeername", "ioctl", "fcntl", "fcntl64"),
+        *("open", "open64", "openat", "openat64", "stat", "fstat", "lseek", "lseek64", "fsync"),
+        *("getpid", "getrandom", "mmap", "munmap", "mremap", "madvise", "fork", "clone"),
+    )
 )
-"""How functions of the C library begin whose system calls are left out."""
+"""Functions of the C library whose system calls are counted. Not those for locks and waiting, which
+hang on the pace of other threads and of the peer, nor for the time: only under valgrind is it one.
+"""
 
 
 @dataclass(slots=True)
@@ -27,7 +34,7 @@ class Dump:
     instructions: Counter[str] = field(default_factory=Counter)
     """By function, without those that it calls."""
     system_calls: Counter[str] = field(default_factory=Counter)
-    """By the function of the C library that makes them; see `_UNCOUNTED`."""
+    """By the function of the C library that makes them; see `_COUNTED`."""
 
 
 def read_dump(text: str) -> Dump:
@@ -60,5 +67,10 @@ def _add(dump: Dump, function: str, words: list[str]) -> None:
     """A line of costs: where, instructions, system calls, their time; zeros at the end left out."""
     if len(words) > 1:
         dump.instructions[function] += int(words[1])
-    if len(words) > 2 and not function.startswith(_UNCOUNTED):
+    if len(words) > 2 and _plain(function) in _COUNTED:
         dump.system_calls[function] += int(words[2])
+
+
+def _plain(function: str) -> str:
+    """``__libc_write@@GLIBC_2.2.5`` and ``write`` are the same."""
+    return function.partition("@")[0].lstrip("_").removeprefix("libc_")

@@ -159,7 +159,7 @@ def _finish(engine: EngineConnection, tokens: int) -> None:
 OPERATIONS = (
     Operation("a small embeddings request", _embeddings, 50),
     Operation("a refused key (401)", _wrong_keys, 50),
-    Operation("an event passed on", _passed_events, 200),
-    Operation("an event of an assembled chat", _assembled_events, 200),
+    Operation("an event passed on", _passed_events, 300),
+    Operation("an event of an assembled chat", _assembled_events, 300),
     Operation("an event translated for Responses", _translated_events, 100),
 )

@@ -65,9 +65,9 @@ def test_what_is_recorded_is_no_problem() -> None:
 
 
 def test_cost_above_the_ceiling_is_told_with_what_it_goes_into() -> None:
-    dearer = replace(FIGURES, operations={"an event": Cost(222.0, 3.0, Counter({"work": 222}))})
+    dearer = replace(FIGURES, operations={"an event": Cost(213.0, 3.0, Counter({"work": 213}))})
     (problem,) = judge(dearer, RECORDED).problems
-    for words in ("an event costs 2.2200 yards", "2.0000", "2.2000", "work 222", "--calls"):
+    for words in ("an event costs 2.1300 yards", "2.0000", "2.1200", "work 213", "--calls"):
         assert words in problem
 
 
@@ -76,6 +76,13 @@ def test_quicker_python_is_no_gain_and_a_slower_one_no_loss() -> None:
         FIGURES, yard=150.0, operations={"an event": Cost(300.0, 3.0, Counter({"work": 300}))}
     )
     assert not judge(slower, RECORDED).problems
+
+
+def test_other_pythons_have_more_room() -> None:
+    at_home = replace(FIGURES, operations={"an event": Cost(220.0, 3.0, Counter())})
+    abroad = replace(FIGURES, yard=110.0, operations={"an event": Cost(242.0, 3.0, Counter())})
+    assert judge(at_home, RECORDED).problems
+    assert not judge(abroad, RECORDED).problems
 
 
 def test_far_less_than_recorded_asks_for_a_lower_ceiling() -> None:

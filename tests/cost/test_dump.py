@@ -21,7 +21,7 @@ fn=(1) eval
 10 100
 cob=(2) /lib/libc.so
 cfi=(2) write.c
-cfn=(2) write
+cfn=(2) __libc_write
 calls=3 +20
 +4 60 3 9
 cfn=(3) clock_gettime@@GLIBC_2.17
@@ -42,9 +42,9 @@ totals: 171 5 9
 def test_costs_are_each_function_s_own() -> None:
     dump = read_dump(TEXT)
     assert (dump.title, dump.thread) == ("an event-1", 1)
-    assert dump.instructions == {"eval": 100, "write": 60, "clock_gettime@@GLIBC_2.17": 11}
+    assert dump.instructions == {"eval": 100, "__libc_write": 60, "clock_gettime@@GLIBC_2.17": 11}
     assert dump.instructions.total() == 171
 
 
 def test_reading_the_clock_is_no_system_call() -> None:
-    assert +read_dump(TEXT).system_calls == {"write": 3}
+    assert +read_dump(TEXT).system_calls == {"__libc_write": 3}
