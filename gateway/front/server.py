@@ -18,7 +18,7 @@ from gateway.front.outlet import Crowd, OutletLimits
 from gateway.front.reply import DateLine, Reply
 from gateway.front.request import FrontRequest
 
-__all__ = ["FrontProtocol", "FrontRequest", "FrontServer", "ServerLimits"]
+__all__ = ["FrontServer", "ServerLimits"]
 
 _LAST_WORD_S = 0.5
 
