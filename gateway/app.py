@@ -93,12 +93,18 @@ class App:
 
     async def handle(self, request: FrontRequest) -> Reply:
         """Answer one request; what the listener calls."""
-        started_s = self.clocks.monotonic()
-        call = self._open_call(request)
+        monotonic, calls = self.clocks.monotonic, self.calls
+        now, wall = monotonic(), self.clocks.wall()
+        call = self._open_call(request, wall)
         record = call.record
-        self.calls.add(call)
+        calls.add(call)
         try:
-            reply = await self._guarded(call)
+            try:
+                reply = await self._endpoint(call, now, wall)(call)
+                if self.draining or not request.content.at_eof():
+                    reply.force_close()
+            except BaseException as exc:
+                reply = self._only_word(call, self._why(call, exc))
             record.status = reply.status
             if reply.body:
                 record.bytes_out = len(reply.body)
@@ -107,19 +113,19 @@ class App:
             record.status, record.error_code = 499, record.error_code or "client_closed"
             raise
         finally:
-            self.calls.discard(call)
-            record.total_s = self.clocks.monotonic() - started_s
-            self._write_down(call.record)
-            if not self.calls and self.on_quiet is not None:
+            calls.discard(call)
+            record.total_s = monotonic() - now
+            self._write_down(record)
+            if not calls and self.on_quiet is not None:
                 self.on_quiet()
 
     def rejected(self, request: FrontRequest, error: ApiError) -> Reply:
         """The reply to what never became a request: the parser refused it."""
-        call = self._open_call(request)
+        call = self._open_call(request, self.clocks.wall())
         call.record.status = error.status
-        response = self._refusal(call, error)
+        reply = self._refusal(call, error)
         self._write_down(call.record)
-        return response
+        return reply
 
     def unparsed(self, peer: str, error: ApiError) -> str:
         """Write down a head that was refused before it could be parsed; gives it a request id."""
@@ -130,26 +136,27 @@ class App:
 
     # -- from head to answer
 
-    async def _guarded(self, call: Call) -> Reply:
-        try:
-            reply = await self._endpoint(call)(call)
-        except ApiError as exc:
-            return self._only_word(call, exc)
-        except asyncio.CancelledError:
+    def _why(self, call: Call, exc: BaseException) -> ApiError:
+        """What to tell a client whose call ended with *exc*; raises when there is no client left.
+
+        Raises:
+            asyncio.CancelledError: The client left.
+        """
+        if isinstance(exc, ApiError):
+            return exc
+        if isinstance(exc, asyncio.CancelledError):
             killed = call.why_cancelled()
             if killed is None:
-                raise
-            return self._only_word(call, killed)
-        except ConnectionError:
+                raise exc
+            return killed
+        if isinstance(exc, ConnectionError):
             raise asyncio.CancelledError from None
-        except Exception:
-            _log.exception("request %s failed", call.record.request_id)
-            return self._only_word(call, ApiError("internal_error", close=True))
-        if self.draining or not call.request.content.at_eof():
-            reply.force_close()
-        return reply
+        if not isinstance(exc, Exception):
+            raise exc
+        _log.error("request %s failed", call.record.request_id, exc_info=exc)
+        return ApiError("internal_error", close=True)
 
-    def _endpoint(self, call: Call) -> Endpoint:
+    def _endpoint(self, call: Call, now: float, wall: float) -> Endpoint:
         """What answers the call, once all is checked that can be told from its head."""
         request = call.request
         target = request.raw_path
@@ -178,7 +185,7 @@ class App:
             call.headers["Allow"] = route.allow
             raise ApiError("method_not_allowed")
         if not route.open:
-            self._authorise(call, route)
+            self._authorise(call, route, now, wall)
             if self.draining:
                 raise ApiError("draining", retry_after_s=1.0)
         return endpoint
@@ -192,14 +199,10 @@ class App:
                 return candidate
         return None
 
-    def _authorise(self, call: Call, route: Route) -> None:
-        principal = self.auth.identify(
-            call.request.headers,
-            call.record.client,
-            now=self.clocks.monotonic(),
-            wall_now=self.clocks.wall(),
-        )
-        call.request.front.note_authenticated()
+    def _authorise(self, call: Call, route: Route, now: float, wall: float) -> None:
+        request = call.request
+        principal = self.auth.identify(request.headers, call.record.client, now=now, wall_now=wall)
+        request.front.note_authenticated()
         call.principal = principal
         call.record.key_id = principal.key_id
         if route.scope is not None and route.scope not in principal.scopes:
@@ -215,16 +218,14 @@ class App:
 
     # -- around it
 
-    def _open_call(self, request: FrontRequest) -> Call:
-        headers = request.headers
+    def _open_call(self, request: FrontRequest, wall: float) -> Call:
+        headers, client = request.headers, request.remote or "local"
         reply_id = _new_id()
-        request_id = safe_request_id(headers.get("X-Request-Id")) or f"req_{reply_id}"
-        record = AccessRecord(
-            request_id=request_id,
-            client=self.proxies.client(request.remote or "local", headers.get("X-Forwarded-For")),
-            method=request.method,
-            path=request.raw_path,
-        )
+        request_id = safe_request_id(headers.get("X-Request-Id")) or "req_" + reply_id
+        forwarded = headers.get("X-Forwarded-For")
+        if forwarded is not None:
+            client = self.proxies.client(client, forwarded)
+        record = AccessRecord(request_id, client, request.method, request.raw_path)
         retries = headers.get("X-Stainless-Retry-Count")
         if retries is not None and retries.isdecimal() and len(retries) < 4:
             record.retry_count = int(retries)
@@ -236,7 +237,7 @@ class App:
         }
         if self.cors.enabled:
             reply_headers.update(self.cors.reply_headers(headers.get("Origin")))
-        head = ReplyHead(request_id, reply_id, int(self.clocks.wall()))
+        head = ReplyHead(request_id, reply_id, int(wall))
         return Call(request, record, reply_headers, head)
 
     def _only_word(self, call: Call, error: ApiError) -> Reply:
@@ -254,15 +255,15 @@ class App:
         call.record.error_code, call.record.limit = error.code, error.limit
         for name, value in error.headers():
             call.headers[name] = value
-        response = Reply(
+        reply = Reply(
             status=error.status,
             body=call.error_body(error, call.head),
             headers=call.headers,
             content_type="application/json",
         )
         if error.close or self.draining or not call.request.content.at_eof():
-            response.force_close()
-        return response
+            reply.force_close()
+        return reply
 
     def _write_down(self, record: AccessRecord) -> None:
         self.metrics.observe(record)

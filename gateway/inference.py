@@ -104,11 +104,8 @@ class Inference:
             now = asyncio.get_running_loop().time()
             refuse_known_killers(self.suspects, call.principal.key_id, digest, now)
 
-    async def known_facts(self, call: Call, patience_s: float) -> ModelFacts:
-        """What is known of the model; waits for the engine's first start."""
-        facts = self.facts()
-        if facts is not None:
-            return facts
+    async def first_facts(self, call: Call, patience_s: float) -> ModelFacts:
+        """What is known of the model, after the engine's first start."""
         assert call.principal is not None
         # A heartbeat may send the headers before there is more to tell.
         self.spending.show(call)
@@ -121,18 +118,11 @@ class Inference:
             raise ApiError("engine_unavailable", retry_after_s=2.0)
         return facts
 
-    async def planned(self, work: _Work, facts: ModelFacts) -> EngineCall:
-        """The engine call that *work* makes, looked at before it counts as work."""
-        call, size = work.call, work.claim.size_bytes
-        if size <= OFF_LOOP_BYTES:
-            made = work.dialect.build(work.fields, facts, self.policy)
-        else:
-            fields = work.fields
-            made = await off_loop(lambda: work.dialect.build(fields, facts, self.policy))
-        self._note(call, made)
+    def look_at(self, call: Call, plan: EngineCall) -> None:
+        """Take note of what was planned; what may not be is refused before it counts as work."""
+        self._note(call, plan)
         if self.suspects:  # it is looked up again when its turn has come
-            self._refuse_known_killers(call, digest_of(made.path, made.body))
-        return made
+            self._refuse_known_killers(call, digest_of(plan.path, plan.body))
 
     async def replanned(
         self, work: _Work, plan: EngineCall, facts: ModelFacts, max_tokens: int
@@ -197,11 +187,12 @@ class _Work:
     def __repr__(self) -> str:
         return f"<_Work {self.call!r}>"
 
-    async def plan(self, patience_s: float) -> EngineCall:
+    async def plan(self, patience_s: Callable[[], float]) -> EngineCall:
         """What to ask of the engine, once the key can pay for it; it counts as work from then."""
         owner, call = self._owner, self.call
-        facts = await owner.known_facts(call, patience_s)
-        made = await owner.planned(self, facts)
+        facts = owner.facts() or await owner.first_facts(call, patience_s())
+        made = await self._made(facts)
+        owner.look_at(call, made)
 
         async def replan(max_tokens: int) -> EngineCall:
             return await owner.replanned(self, made, facts, max_tokens)
@@ -220,6 +211,12 @@ class _Work:
         self.fields = {}
         self.claim.keep(len(made.body) + len(made.echo))
         return made
+
+    async def _made(self, facts: ModelFacts) -> EngineCall:
+        build, fields, policy = self.dialect.build, self.fields, self._owner.policy
+        if self.claim.size_bytes <= OFF_LOOP_BYTES:
+            return build(fields, facts, policy)
+        return await off_loop(lambda: build(fields, facts, policy))
 
     def end(self) -> None:
         """It has come to its end, however that was."""

@@ -53,8 +53,8 @@ _MEDIA = (b'"image_url"', b'"input_audio"')
 _MEDIA_TOKENS = 2000
 """A picture or a sound is read in one piece, and takes as long as so many tokens."""
 
-Planner = Callable[[float], Awaitable[EngineCall]]
-"""Makes the engine call; may wait so many seconds for an engine to plan for."""
+Planner = Callable[[Callable[[], float]], Awaitable[EngineCall]]
+"""Makes the engine call; may wait for an engine to plan for, so many seconds as are left."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +122,7 @@ class Relay:
         """
         settings = self._settings
         deadline = Deadline(self._time, settings.queue_wait_s, call.patience.wait_s(streamed=False))
-        plan = await planner(deadline.wait_s())
+        plan = await planner(deadline.wait_s)
         alarm = _Alarm(self._loop, settings.request_timeout_s, call)
 
         def attempt(plan: EngineCall, lease: Lease) -> Coroutine[Any, Any, bytes]:
@@ -242,7 +242,7 @@ class Relay:
         reply = narration.reply
         wait_s = call.patience.wait_s(streamed=True)
         deadline = Deadline(self._time, self._settings.queue_wait_s, wait_s)
-        plan = await planner(deadline.wait_s())
+        plan = await planner(deadline.wait_s)
         narration.begin(plan)
         continuation = await self._continuation(call, plan)
 

@@ -239,28 +239,19 @@ def _key_of(call: Call) -> str:
 class _Case:
     """What has happened to one call so far."""
 
-    __slots__ = (
-        "_digest",
-        "_plan",
-        "alone",
-        "exempt",
-        "generation",
-        "replays",
-        "tries",
-    )
+    _digest: bytes | None = None
+    tries = 0
+    """Turns that did not lead to the engine."""
+    replays = 0
+    exempt = False
+    """It waits anew; the queue's bounds do not apply."""
+    generation = -1
+    """The engine that has it, or had it last."""
+    alone = False
+    """Nobody else was in that engine."""
 
     def __init__(self, plan: EngineCall) -> None:
         self._plan = plan
-        self._digest: bytes | None = None
-        self.tries = 0
-        """Turns that did not lead to the engine."""
-        self.replays = 0
-        self.exempt = False
-        """It waits anew; the queue's bounds do not apply."""
-        self.generation = -1
-        """The engine that has it, or had it last."""
-        self.alone = False
-        """Nobody else was in that engine."""
 
     @property
     def digest(self) -> bytes:

@@ -108,7 +108,7 @@ class Spending:
         facts: ModelFacts,
         replan: Replan,
         *,
-        wait_s: float,
+        wait_s: Callable[[], float],
     ) -> tuple[EngineCall, Reservation]:
         """Take from the key's limits what *plan* may cost; counting waits for *wait_s* at most.
 
@@ -129,7 +129,7 @@ class Spending:
                 return plan, taken
             if taken.limit not in _OF_TOKENS:
                 self._refuse(who, taken)
-        counts = await self._count(who, plan, facts, wait_s)
+        counts = await self._count(who, plan, facts, wait_s())
         # What cannot be counted now is not refused for the sake of a loose bound.
         prompt = min(bound, likely_tokens(plan)) if counts is None else sum(counts)
         plan, taken = await self._cut_down(who, plan, facts, replan, counts, prompt)
