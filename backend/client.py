@@ -32,6 +32,10 @@ __all__ = ["EngineClient", "Exchange", "Sink"]
 
 _EARLY_LIMIT_BYTES = 1 << 20
 _HEADS_KEPT = 64
+_OF_NO_MATTER = frozenset(
+    (b"Content-Length", b"Content-Type", b"Server", b"Keep-Alive", b"Access-Control-Allow-Origin")
+)
+"""Headers of llama-server's that the parser reads for itself, or nobody does."""
 
 
 class Sink(Protocol):
@@ -54,11 +58,10 @@ class Exchange:
     `attach`; what came before that is kept and handed over first.
     """
 
-    __slots__ = ("_connection", "_early", "_finished", "_sink", "content_type", "status")
+    __slots__ = ("_connection", "_early", "_finished", "_sink", "status")
 
-    def __init__(self, connection: _Connection, status: int, content_type: bytes) -> None:
+    def __init__(self, connection: _Connection, status: int) -> None:
         self.status = status
-        self.content_type = content_type
         self._connection: _Connection | None = connection
         self._sink: Sink | None = None
         self._early: list[bytes] = []
@@ -170,7 +173,6 @@ class _Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._head: asyncio.Future[Exchange] | None = None
         self._exchange: Exchange | None = None
-        self._content_type = b""
         self._reusable = True
         self._paused = False
         self._ended = False
@@ -207,12 +209,10 @@ class _Connection(asyncio.Protocol):
             self._reusable = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        if name in _OF_NO_MATTER:
+            return
         lower = name.lower()
-        if lower == b"content-type":
-            self._content_type = value
-        elif lower == b"transfer-encoding" or (
-            lower == b"connection" and value.lower() == b"close"
-        ):
+        if lower == b"transfer-encoding" or (lower == b"connection" and value.lower() == b"close"):
             self._reusable = False
 
     def on_headers_complete(self) -> None:
@@ -220,7 +220,7 @@ class _Connection(asyncio.Protocol):
         if status < 200 or self._head is None:  # an interim response, or one nobody asked for
             self._reusable = False
             return
-        self._exchange = Exchange(self, status, self._content_type)
+        self._exchange = Exchange(self, status)
         head, self._head = self._head, None
         if not head.done():
             head.set_result(self._exchange)
@@ -253,7 +253,6 @@ class _Connection(asyncio.Protocol):
         assert self._transport is not None
         self.used += 1
         self._head = head
-        self._content_type = b""
         self._ended = False
         self._transport.write(request)
 

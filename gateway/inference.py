@@ -82,19 +82,16 @@ class Inference:
         check_body_headers(call.request, self.rules.limit_bytes)
         with self.budget.claim(principal.key_id) as claim:
             work = _Work(self, call, dialect, await self._read(call, claim), claim)
-            if dialect.counts:  # it has no queue of its own
-                async with self.spending.counting(principal.key_id):
-                    return await self._carry(work)
-            return await self._carry(work)
-
-    async def _carry(self, work: _Work) -> Reply:
-        call = work.call
-        try:
-            if work.streamed:
-                return await self.relay.stream(call, work.dialect, work.plan)
-            body = await self.relay.whole(call, work.dialect, work.plan)
-        finally:
-            work.end()
+            try:
+                if work.streamed:
+                    return await self.relay.stream(call, dialect, work.plan)
+                if dialect.counts:  # it has no queue of its own
+                    async with self.spending.counting(principal.key_id):
+                        body = await self.relay.whole(call, dialect, work.plan)
+                else:
+                    body = await self.relay.whole(call, dialect, work.plan)
+            finally:
+                work.end()
         self.spending.show(call)  # what it really took is known by now
         return Reply(body=body, headers=call.headers, content_type="application/json")
 

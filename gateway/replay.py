@@ -126,6 +126,7 @@ class Replay:
     async def _once(
         self, call: Call, plan: EngineCall, deadline: Deadline, attempt: Attempt[T], case: _Case
     ) -> T:
+        case.alone = False
         alone = bool(self._suspects) and self._look_up(call, case)
         dispatch, again = self._dispatch, bool(case.tries or case.replays)
         lease = dispatch.try_admit(call, plan, again=again, alone=alone)
@@ -133,36 +134,35 @@ class Replay:
             lease = await dispatch.admit(
                 call, plan, deadline, again=again, exempt=case.exempt, alone=alone
             )
-        with lease:
+        try:
             if not plan.tasks:  # it takes no slot, so nothing else keeps it out
                 await self._nobody_alone(deadline)
             # One like it may have killed the engine while it waited, or have been answered.
             if (bool(self._suspects) and self._look_up(call, case)) is not alone:
                 raise _ClearedMeanwhile if alone else _AccusedMeanwhile
-            if not alone and plan.tasks:
-                case.generation, case.alone = self._engine.generation, False
-                return await self._watched(call, plan, attempt, lease, case)
+            if plan.tasks and not alone:
+                case.generation = self._engine.generation
+                return await attempt(plan, lease)
             async with self._presence(alone) as really_alone:
                 case.generation, case.alone = self._engine.generation, really_alone
-                return await self._watched(call, plan, attempt, lease, case)
-
-    async def _watched(
-        self, call: Call, plan: EngineCall, attempt: Attempt[T], lease: Lease, case: _Case
-    ) -> T:
-        """Carry out an attempt and remember what follows from its end."""
-        try:
-            answer = await attempt(plan, lease)
+                answer = await attempt(plan, lease)
+                if really_alone:
+                    self._suspects.clear(case.digest, _key_of(call))
+                return answer
         except EngineLost:
             raise
         except (ApiError, asyncio.CancelledError):
-            if lease.abandoned:  # the engine may still be at work on it, and die of it
-                self._left[lease] = case.inside(call)
-            elif case.alone:
-                self._suspects.clear(case.digest, _key_of(call))
+            self._note_end(call, lease, case)
             raise
-        if case.alone:
+        finally:
+            lease.release()
+
+    def _note_end(self, call: Call, lease: Lease, case: _Case) -> None:
+        """Remember what follows from an attempt that ended without an answer."""
+        if lease.abandoned:  # the engine may still be at work on it, and die of it
+            self._left[lease] = case.inside(call)
+        elif case.alone:
             self._suspects.clear(case.digest, _key_of(call))
-        return answer
 
     @asynccontextmanager
     async def _presence(self, alone: bool) -> AsyncIterator[bool]:
