@@ -12,6 +12,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 
+from multidict import istr
+
 from gateway.access.throttle import WrongKeyThrottle
 from gateway.errors import ApiError
 from gateway.front.headers import credential
@@ -20,6 +22,10 @@ from keys import Keyring, Limits, Principal
 __all__ = ["Authenticator", "open_principal"]
 
 _log = logging.getLogger(__name__)
+
+_X_API_KEY = istr("X-API-Key")
+_API_KEY = istr("api-key")
+_AUTHORIZATION = istr("Authorization")
 
 
 def open_principal(name: str) -> Principal:
@@ -79,7 +85,7 @@ class Authenticator:
             return self._everybody
         try:
             presented = credential(
-                headers.get("X-API-Key"), headers.get("api-key"), headers.get("Authorization")
+                headers.get(_X_API_KEY), headers.get(_API_KEY), headers.get(_AUTHORIZATION)
             )
             token = presented.value
             found = presented if token is None else self._ring().identify(token, wall_now)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 from collections import OrderedDict
 from dataclasses import dataclass
+from functools import lru_cache
 
 __all__ = ["WrongKeyThrottle", "throttle_bucket"]
 
@@ -57,9 +58,15 @@ class WrongKeyThrottle:
 def throttle_bucket(address: str) -> str:
     """What counts as one sender: an IPv4 address, or an IPv6 /64 (one subscriber's share)."""
     try:
-        parsed = ipaddress.ip_address(address.partition("%")[0])
+        return _bucket(address.partition("%")[0])
     except ValueError:
         return address
+
+
+@lru_cache(maxsize=1024)
+def _bucket(address: str) -> str:
+    """Raises ValueError for what is no address; that is not remembered, so what is, is short."""
+    parsed = ipaddress.ip_address(address)
     if parsed.version == 4:
         return address
     if parsed.ipv4_mapped is not None:

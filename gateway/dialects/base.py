@@ -71,9 +71,12 @@ class FieldPolicy:
     """Upper bound for `n`; the number of slots is one too."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class EngineCall:
-    """One request to the engine, ready to send, and how its answer is to be read."""
+    """One request to the engine, ready to send, and how its answer is to be read.
+
+    Not frozen, which would triple what making one costs; nobody changes it all the same.
+    """
 
     path: str
     """Path on the engine."""

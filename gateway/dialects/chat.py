@@ -116,13 +116,15 @@ def build(body: dict[str, Any], facts: ModelFacts, policy: FieldPolicy) -> Engin
     out = prompt_fields(sifted, facts, policy)
     check_generates(facts)
     out.update(sifted.forward)
-    _refuse_modalities(translate.get("modalities"))
-    _set_logprobs(out, translate)
+    if "modalities" in translate:
+        _refuse_modalities(translate["modalities"])
+    if "logprobs" in translate or "top_logprobs" in translate:
+        _set_logprobs(out, translate)
     forced = _FORCED in out
     if forced:
         _clear_for_calls(out, sifted)
-    else:
-        _set_response_format(out, translate.get("response_format"))
+    elif "response_format" in translate:
+        _set_response_format(out, translate["response_format"])
     _check_together(out)
     if (forced or "response_format" in out) and out.pop("ignore_eos", False):
         # When the JSON is complete nothing else may follow, and the engine gives up with an error.
@@ -139,13 +141,21 @@ def prompt_fields(sifted: Sifted, facts: ModelFacts, policy: FieldPolicy) -> dic
         "model": facts.alias,
         "messages": rebuild(translate.get("messages"), facts),
     }
-    out.update(tool_fields(translate))
+    if "tools" in translate or "functions" in translate:
+        _set_tools(out, sifted)
+    if "reasoning_effort" in translate:
+        _set_effort(out, sifted)
+    if "chat_template_kwargs" in translate:
+        _set_template_values(out, sifted, policy)
+    return out
+
+
+def _set_tools(out: dict[str, Any], sifted: Sifted) -> None:
+    out.update(tool_fields(sifted.translate))
     if out.get("tool_choice") == "required":
         several = bool(sifted.forward.get("parallel_tool_calls"))
         out["tool_choice"] = "none"
         out[_FORCED] = call_schema(out["tools"], several=several)
-    _set_reasoning(out, sifted, policy)
-    return out
 
 
 def _clear_for_calls(out: dict[str, Any], sifted: Sifted) -> None:
@@ -160,16 +170,16 @@ def _clear_for_calls(out: dict[str, Any], sifted: Sifted) -> None:
     out["reasoning_format"] = "auto"  # every other keeps thoughts in the text, or may do so
 
 
-def _set_reasoning(out: dict[str, Any], sifted: Sifted, policy: FieldPolicy) -> None:
-    effort = sifted.translate.get("reasoning_effort")
-    if effort is not None:
-        if isinstance(effort, str) and effort in _EFFORTS:
-            out["reasoning_effort"] = effort
-        else:
-            sifted.ignored.append("reasoning_effort")
-    asked = sifted.translate.get("chat_template_kwargs")
-    if asked is None:
-        return
+def _set_effort(out: dict[str, Any], sifted: Sifted) -> None:
+    effort = sifted.translate["reasoning_effort"]
+    if isinstance(effort, str) and effort in _EFFORTS:
+        out["reasoning_effort"] = effort
+    else:
+        sifted.ignored.append("reasoning_effort")
+
+
+def _set_template_values(out: dict[str, Any], sifted: Sifted, policy: FieldPolicy) -> None:
+    asked = sifted.translate["chat_template_kwargs"]
     if not isinstance(asked, dict):
         raise wrong_type("chat_template_kwargs", "an object")
     if len(asked) > _MAX_TEMPLATE_KEYS:
@@ -204,8 +214,6 @@ def _template_value(name: str, value: Any, policy: FieldPolicy) -> bool:
 
 
 def _refuse_modalities(modalities: Any) -> None:
-    if modalities is None:
-        return
     if not isinstance(modalities, list):
         raise wrong_type("modalities", "a list")
     if any(modality != "text" for modality in modalities):
@@ -223,8 +231,6 @@ def _set_logprobs(out: dict[str, Any], translate: dict[str, Any]) -> None:
 
 
 def _set_response_format(out: dict[str, Any], wanted: Any) -> None:
-    if wanted is None:
-        return
     if not isinstance(wanted, dict):
         raise wrong_type("response_format", "an object")
     kind = wanted.get("type")

@@ -17,6 +17,7 @@ __all__ = [
     "check_model",
     "choices",
     "generation",
+    "plain_call",
     "stream_wishes",
     "texts_or_tokens",
     "token_limit",
@@ -40,7 +41,7 @@ def check_model(translate: dict[str, Any], facts: ModelFacts) -> None:
         ApiError: 404 `model_not_found`.
     """
     name = translate.get("model")
-    if name is None or name in facts.names or name == facts.alias:
+    if name is None or name == facts.alias or name in facts.names:
         return
     raise unknown_model(name)
 
@@ -72,33 +73,28 @@ def check_generates(facts: ModelFacts) -> None:
         )
 
 
-def token_limit(
-    translate: dict[str, Any], facts: ModelFacts, policy: FieldPolicy, *, default: int | None
-) -> int:
+def token_limit(wanted: int | None, facts: ModelFacts, policy: FieldPolicy) -> int:
     """
-    The one limit the engine gets: the smallest of what was asked, bounded by context and policy.
+    The one limit the engine gets: what is *wanted*, bounded by context and policy.
 
     Args:
-        translate: The translated fields.
+        wanted: Tokens; `None` for as many as fit.
         facts: Gives the slot's context.
         policy: May hold a lower bound.
-        default: Tokens when no limit was asked; `None` for as many as fit.
     """
-    highest = facts.context_tokens
-    if policy.max_tokens_cap is not None:
-        highest = min(highest, policy.max_tokens_cap)
-    limit = _asked_limit(translate)
-    if limit is None:
-        limit = highest if default is None else default
-    return max(1, min(limit, highest))
+    highest, cap = facts.context_tokens, policy.max_tokens_cap
+    if cap is not None and cap < highest:
+        highest = cap
+    limit = highest if wanted is None or wanted > highest else wanted
+    return limit if limit > 1 else 1
 
 
 def _asked_limit(translate: dict[str, Any]) -> int | None:
     """The smallest limit the client set; `None`: it set none."""
     limit: int | None = None
     for name in _LIMIT_NAMES:
-        asked = translate.get(name)
-        if asked is not None:
+        if name in translate:
+            asked = translate[name]
             limit = asked if limit is None else min(limit, asked)
     return limit
 
@@ -106,6 +102,8 @@ def _asked_limit(translate: dict[str, Any]) -> int | None:
 def choices(translate: dict[str, Any], facts: ModelFacts, policy: FieldPolicy) -> int:
     """How many answers were asked for; each takes a slot at once, so more cannot be had."""
     asked: int = translate.get("n", 1)
+    if asked == 1:
+        return 1
     highest = max(1, min(policy.max_choices, facts.slots))
     if asked > highest:
         raise wrong_value("n", f"from 1 to {highest}: each answer takes a slot")
@@ -138,11 +136,12 @@ def texts_or_tokens(
     Raises:
         ApiError: 400; also when token ids alone are more than the context holds.
     """
+    if isinstance(value, str):
+        if not value:
+            _check_text(value, param, empty_text)
+        return value, 1
     if value is None:
         raise ApiError("missing_parameter", f"'{param}' is required.", param=param)
-    if isinstance(value, str):
-        _check_text(value, param, empty_text)
-        return value, 1
     if not isinstance(value, list):
         raise wrong_type(param, "a string, a list of token ids, or a list of either")
     if not value:
@@ -220,7 +219,8 @@ def generation(
     wanted = choices(sifted.translate, facts, policy)
     if wanted > 1:
         out["n"] = wanted
-    limit = token_limit(sifted.translate, facts, policy, default=default_tokens)
+    asked = _asked_limit(sifted.translate)
+    limit = token_limit(default_tokens if asked is None else asked, facts, policy)
     out["max_tokens"] = limit
     if not policy.cache_prompt:
         out["cache_prompt"] = False
@@ -228,17 +228,33 @@ def generation(
     # A reply that is assembled here needs the usage as well.
     out["stream_options"] = {"include_usage": include_usage or not stream}
     out["return_progress"] = True
-    return EngineCall(
-        path=path,
-        body=orjson.dumps(out),
-        generates=True,
-        stream=stream,
-        include_usage=include_usage,
-        model=facts.alias,
-        choices=wanted * prompts,
-        prompts=prompts,
-        tasks=wanted * prompts,
-        max_tokens=limit,
-        open_ended=default_tokens is None and _asked_limit(sifted.translate) is None,
-        ignored=sifted.ignored_names(),
+    return EngineCall(  # by place: a dozen keywords cost as much as all of the above
+        path,
+        orjson.dumps(out),
+        True,  # generates
+        stream,
+        include_usage,
+        facts.alias,
+        wanted * prompts,  # choices
+        prompts,
+        wanted * prompts,  # tasks
+        limit,
+        asked is None and default_tokens is None,  # open_ended
+        sifted.ignored_names(),
     )
+
+
+def plain_call(path: str, out: dict[str, Any], tasks: int, sifted: Sifted) -> EngineCall:
+    """
+    The engine's request for what it answers with one JSON body.
+
+    Args:
+        path: Path on the engine.
+        out: What the dialect made of the body, the model's name included.
+        tasks: Inputs or documents in it.
+        sifted: The body's fields.
+    """
+    call = EngineCall(path, orjson.dumps(out), False, False, False, out["model"])
+    call.tasks = tasks
+    call.ignored = sifted.ignored_names()
+    return call

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import orjson
-
 from gateway.dialects.base import Dialect, EngineCall, FieldPolicy, ModelFacts
-from gateway.dialects.common import check_model, texts_or_tokens
+from gateway.dialects.common import check_model, plain_call, texts_or_tokens
 from gateway.errors import ApiError
 from gateway.request.fields import Fate, Table, sift
 from gateway.request.fields.kinds import AnyValue, Integer, OneOf, wrong_value
@@ -43,7 +41,8 @@ def build(body: dict[str, Any], facts: ModelFacts, policy: FieldPolicy) -> Engin
             started for embeddings (its own 501 would be retried by SDKs).
     """
     sifted = sift(body, EMBEDDINGS, facts, policy)
-    check_model(sifted.translate, facts)
+    translate = sifted.translate
+    check_model(translate, facts)
     if not facts.embeddings:
         raise ApiError(
             "not_supported_by_model",
@@ -51,25 +50,17 @@ def build(body: dict[str, Any], facts: ModelFacts, policy: FieldPolicy) -> Engin
             hint="The operator has to start the engine for embeddings.",
         )
     value, inputs = texts_or_tokens(
-        sifted.translate.get("input"), "input", facts, max_items=MAX_INPUTS, empty_text=False
+        translate.get("input"), "input", facts, max_items=MAX_INPUTS, empty_text=False
     )
-    _check_dimensions(sifted.translate.get("dimensions"), facts)
+    if "dimensions" in translate:
+        _check_dimensions(translate["dimensions"], facts)
     out = {"model": facts.alias, "input": value, **sifted.forward}
-    return EngineCall(
-        path=_PATH,
-        body=orjson.dumps(out),
-        generates=False,
-        stream=False,
-        include_usage=False,
-        model=facts.alias,
-        tasks=inputs,
-        ignored=sifted.ignored_names(),
-    )
+    return plain_call(_PATH, out, inputs, sifted)
 
 
-def _check_dimensions(dimensions: int | None, facts: ModelFacts) -> None:
+def _check_dimensions(dimensions: int, facts: ModelFacts) -> None:
     """The engine would ignore it and send vectors of another length."""
-    if dimensions is None or dimensions == facts.embedding_size:
+    if dimensions == facts.embedding_size:
         return
     if facts.embedding_size is None:
         raise wrong_value("dimensions", "absent: this model's vectors have one length only")

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import orjson
-
 from gateway.dialects.base import Dialect, EngineCall, FieldPolicy, ModelFacts
-from gateway.dialects.common import check_model
+from gateway.dialects.common import check_model, plain_call
 from gateway.errors import ApiError
 from gateway.request.fields import Fate, Table, sift
 from gateway.request.fields.kinds import AnyValue, Integer, wrong_type, wrong_value
@@ -60,16 +58,7 @@ def build(body: dict[str, Any], facts: ModelFacts, policy: FieldPolicy) -> Engin
     }
     if "top_n" in sifted.translate:
         out["top_n"] = min(sifted.translate["top_n"], len(documents))
-    return EngineCall(
-        path=_PATH,
-        body=orjson.dumps(out),
-        generates=False,
-        stream=False,
-        include_usage=False,
-        model=facts.alias,
-        tasks=len(documents),
-        ignored=sifted.ignored_names(),
-    )
+    return plain_call(_PATH, out, len(documents), sifted)
 
 
 def _documents(documents: Any) -> list[str]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from types import TracebackType
 
 from aiohttp.streams import StreamReader
+from multidict import istr
 
 from gateway.errors import ApiError
 from gateway.front.headers import content_is_json
@@ -18,6 +19,11 @@ from gateway.front.pace import Pace
 from gateway.front.request import FrontRequest
 
 __all__ = ["BodyBudget", "BodyClaim", "BodyRules", "check_body_headers", "read_body"]
+
+_CONTENT_ENCODING = istr("Content-Encoding")
+_CONTENT_LENGTH = istr("Content-Length")
+_CONTENT_TYPE = istr("Content-Type")
+_EXPECT = istr("Expect")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +56,7 @@ class BodyBudget:
         self._limit_bytes = limit_bytes
         self._one_key_bytes = limit_bytes // 2 if one_key_bytes is None else one_key_bytes
         self._of_key: dict[str, int] = {}
+        """Bytes that the bodies of each key take now; keys without any are not in it."""
         self.used_bytes = 0
 
     def __repr__(self) -> str:
@@ -63,26 +70,12 @@ class BodyBudget:
         """Bytes that the bodies of *key* take now."""
         return self._of_key.get(key, 0)
 
-    def _check(self, key: str, held: int, size: int) -> None:
-        if self.used_bytes + size > self._limit_bytes:
-            raise ApiError("memory_pressure", retry_after_s=1.0)
-        others = self.used_by(key) - held
-        if others and others + held + size > self._one_key_bytes:
-            raise ApiError(
-                "memory_pressure", "Too many large requests of one key at once.", retry_after_s=1.0
-            )
-
-    def _count(self, key: str, change: int) -> None:
-        self.used_bytes += change
-        used = self.used_by(key) + change
-        if used:
-            self._of_key[key] = used
-        else:
-            self._of_key.pop(key, None)
-
 
 class BodyClaim:
-    """What one request holds of a `BodyBudget`; leaving its block gives all of it back."""
+    """What one request holds of a `BodyBudget`; leaving its block gives all of it back.
+
+    It counts in its budget's own books: every request does so three times.
+    """
 
     __slots__ = ("_budget", "_key", "size_bytes")
 
@@ -112,13 +105,26 @@ class BodyClaim:
         Raises:
             ApiError: `memory_pressure` (503) when there is no room, or none for this key.
         """
-        self._budget._check(self._key, self.size_bytes, size)
-        self.keep(self.size_bytes + size)
+        budget, held = self._budget, self.size_bytes
+        if budget.used_bytes + size > budget._limit_bytes:
+            raise ApiError("memory_pressure", retry_after_s=1.0)
+        used = budget._of_key.get(self._key, 0)
+        if used != held and used + size > budget._one_key_bytes:
+            raise ApiError(
+                "memory_pressure", "Too many large requests of one key at once.", retry_after_s=1.0
+            )
+        self.keep(held + size)
 
     def keep(self, size: int) -> None:
         """Hold *size* bytes from now on, whatever it was: they are in memory already."""
-        self._budget._count(self._key, size - self.size_bytes)
+        budget, change = self._budget, size - self.size_bytes
         self.size_bytes = size
+        budget.used_bytes += change
+        used = budget._of_key.get(self._key, 0) + change
+        if used:
+            budget._of_key[self._key] = used
+        else:
+            budget._of_key.pop(self._key, None)
 
 
 def check_body_headers(request: FrontRequest, limit_bytes: int) -> None:
@@ -129,14 +135,15 @@ def check_body_headers(request: FrontRequest, limit_bytes: int) -> None:
             *limit_bytes*, 417 for an expectation other than ``100-continue``.
     """
     headers = request.headers
-    if headers.get("Content-Encoding", "identity").lower() != "identity":
+    coding = headers.get(_CONTENT_ENCODING)
+    if coding is not None and coding.lower() != "identity":
         raise ApiError("unsupported_content_encoding")
-    if not content_is_json(headers.get("Content-Type")):
+    if not content_is_json(headers.get(_CONTENT_TYPE)):
         raise ApiError("unsupported_media_type")
-    declared = headers.get("Content-Length")
+    declared = headers.get(_CONTENT_LENGTH)
     if declared is not None and int(declared) > limit_bytes:
         raise _too_large(limit_bytes)
-    expectation = headers.get("Expect")
+    expectation = headers.get(_EXPECT)
     if expectation is not None and expectation.lower() != "100-continue":
         raise ApiError("expectation_failed")
 
@@ -150,7 +157,7 @@ async def read_body(request: FrontRequest, rules: BodyRules, claim: BodyClaim) -
     Raises:
         ApiError: `payload_too_large`, `request_timeout`, `memory_pressure`, `invalid_http`.
     """
-    if "Expect" in request.headers and request.transport is not None:
+    if _EXPECT in request.headers and request.transport is not None:
         request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
     content = request.content
     try:

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from multidict import istr
+
 from gateway.errors import ApiError
 
 __all__ = ["CONTINUE_HEADER", "wants_continuation"]
 
-CONTINUE_HEADER = "X-Continue-Stream"
+CONTINUE_HEADER = istr("X-Continue-Stream")
 _WORDS = {"true": True, "1": True, "false": False, "0": False}
 
 

@@ -29,6 +29,7 @@ _STRING = re.compile(rb'"[^"]*+"?')
 _NUMBER = re.compile(rb"-?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 _DIGITS_ONLY = bytes(0x30 if 0x30 <= byte <= 0x39 else 0x20 for byte in range(256))
 _LONG_NUMBER = b"0" * 19
+_BYTE_ORDER_MARKS = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
 
 
 def parse(
@@ -55,17 +56,14 @@ def parse_value(
     text: bytes, *, max_structure: int = MAX_STRUCTURE, max_depth: int = MAX_DEPTH
 ) -> Any:
     """`parse` for any JSON value; also for JSON that travels inside a string."""
-    if text.startswith((b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")):
-        raise ApiError("invalid_json", "The request body must be UTF-8 without a byte order mark.")
     # Brackets inside strings are counted too, as long as that refuses nothing.
     brackets = text.count(b"{") + text.count(b"[")
     if brackets > max_structure:
-        bare = _outside_strings(text)
-        if bare.count(b"{") + bare.count(b"[") > max_structure:
-            raise ApiError("invalid_json", f"More than {max_structure} objects and arrays.")
+        _check_structure(text, max_structure)
     try:
         value = orjson.loads(text)
     except orjson.JSONDecodeError as exc:
+        _refuse_byte_order_mark(text)  # which the parser takes for no JSON
         raise ApiError(
             "invalid_json",
             f"The request body is not valid JSON (line {exc.lineno}, column {exc.colno}).",
@@ -73,9 +71,21 @@ def parse_value(
     if brackets > max_depth:
         _check_depth([value], max_depth)
     # The parser turns longer integers into doubles; a client that means the integer is told.
-    if _LONG_NUMBER in text.translate(_DIGITS_ONLY):
+    if text.translate(_DIGITS_ONLY).find(_LONG_NUMBER) >= 0:
         _check_integers(text)
     return value
+
+
+def _refuse_byte_order_mark(text: bytes) -> None:
+    if text.startswith(_BYTE_ORDER_MARKS):
+        raise ApiError("invalid_json", "The request body must be UTF-8 without a byte order mark.")
+
+
+def _check_structure(text: bytes, max_structure: int) -> None:
+    _refuse_byte_order_mark(text)
+    bare = _outside_strings(text)
+    if bare.count(b"{") + bare.count(b"[") > max_structure:
+        raise ApiError("invalid_json", f"More than {max_structure} objects and arrays.")
 
 
 def _outside_strings(text: bytes) -> bytes:

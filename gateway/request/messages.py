@@ -83,10 +83,24 @@ def rebuild(messages: Any, facts: ModelFacts) -> list[dict[str, Any]]:
     if not 1 <= len(messages) <= MAX_MESSAGES:
         raise wrong_value("messages", f"a list of 1 to {MAX_MESSAGES} messages")
     media = MediaBudget(vision=facts.vision, audio=facts.audio)
-    rebuilt = [_message(value, f"messages[{at}]", media) for at, value in enumerate(messages)]
+    rebuilt = [
+        _plain(value) or _message(value, f"messages[{at}]", media)
+        for at, value in enumerate(messages)
+    ]
     _merge_leading_system(rebuilt)
     _merge_trailing_assistant(rebuilt)
     return rebuilt
+
+
+def _plain(message: Any) -> dict[str, Any] | None:
+    """What `_message` makes of a role and a text, the usual case; `None` for any other."""
+    if not isinstance(message, dict) or len(message) != 2:
+        return None
+    role, content = message.get("role"), message.get("content")
+    if not isinstance(role, str) or not isinstance(content, str):
+        return None
+    known = _ROLES.get(role)
+    return None if known is None else {"role": known, "content": content}
 
 
 def _message(message: Any, at: str, media: MediaBudget) -> dict[str, Any]:

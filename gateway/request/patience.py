@@ -11,12 +11,15 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from multidict import istr
+
 from gateway.errors import ApiError
 
 __all__ = ["BOUNDLESS", "Patience", "patience_of"]
 
-MAX_QUEUE_HEADER = "X-Max-Queue-Seconds"
-_READ_HEADERS = ("x-stainless-read-timeout", "x-stainless-timeout")
+MAX_QUEUE_HEADER = istr("X-Max-Queue-Seconds")
+_READ_HEADER = istr("x-stainless-read-timeout")
+_OTHER_READ_HEADER = istr("x-stainless-timeout")
 _READ_SHARE = 0.9
 """Of a read timeout, so that our refusal is there before the caller hangs up."""
 _LONGEST_S = 86_400.0
@@ -62,6 +65,10 @@ def patience_of(headers: Mapping[str, str]) -> Patience:
         ApiError: 400 `invalid_value`, for an X-Max-Queue-Seconds that is no number of seconds.
     """
     asked = headers.get(MAX_QUEUE_HEADER)
+    told = headers.get(_READ_HEADER)
+    also_told = headers.get(_OTHER_READ_HEADER)
+    if asked is None and told is None and also_told is None:
+        return BOUNDLESS
     queue_s: float | None = None
     if asked is not None:
         queue_s = _seconds(asked)
@@ -71,14 +78,8 @@ def patience_of(headers: Mapping[str, str]) -> Patience:
                 f"The header {MAX_QUEUE_HEADER} must be a number of seconds from 0 to 86400.",
                 param=MAX_QUEUE_HEADER,
             )
-    read_s: float | None = None
-    for name in _READ_HEADERS:
-        told = headers.get(name)
-        if told is not None and (seconds := _seconds(told)):
-            read_s = seconds if read_s is None else min(read_s, seconds)
-    if queue_s is None and read_s is None:
-        return BOUNDLESS
-    return Patience(queue_s, read_s)
+    read = [seconds for text in (told, also_told) if text and (seconds := _seconds(text))]
+    return Patience(queue_s, min(read, default=None))
 
 
 def _seconds(text: str) -> float | None:

@@ -93,12 +93,12 @@ class Integer:
     """What -1 stands for, where the engine refuses it although its documentation offers it."""
 
     def read(self, value: Any, param: str, facts: ModelFacts) -> int:
-        number = as_integer(value)
+        number = value if type(value) is int else as_integer(value)
         if number is None:
             raise wrong_type(param, self.describe())
         if number == -1 and self.minus_one is not None:
             return _resolve(self.minus_one, facts)
-        high = _resolve(self.high, facts)
+        high = self.high if type(self.high) is int else _resolve(self.high, facts)
         if not self.low <= number <= high:
             endless = self.high == _INT64_MAX
             raise wrong_value(
@@ -118,7 +118,7 @@ class TokenLimit:
     """At least one token; -1, which llama.cpp has for "no limit", counts as absent."""
 
     def read(self, value: Any, param: str, facts: ModelFacts) -> int | None:
-        number = as_integer(value)
+        number = value if type(value) is int else as_integer(value)
         if number is None:
             raise wrong_type(param, self.describe())
         if number == -1:
