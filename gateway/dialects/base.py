@@ -75,7 +75,7 @@ class FieldPolicy:
 class EngineCall:
     """One request to the engine, ready to send, and how its answer is to be read.
 
-    Not frozen, which would triple what making one costs; nobody changes it all the same.
+    Not frozen, which would triple what making one costs; nobody changes one that is made.
     """
 
     path: str

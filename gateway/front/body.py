@@ -18,7 +18,14 @@ from gateway.front.headers import content_is_json
 from gateway.front.pace import Pace
 from gateway.front.request import FrontRequest
 
-__all__ = ["BodyBudget", "BodyClaim", "BodyRules", "check_body_headers", "read_body"]
+__all__ = [
+    "BodyBudget",
+    "BodyClaim",
+    "BodyRules",
+    "check_body_headers",
+    "read_at_once",
+    "read_body",
+]
 
 _CONTENT_ENCODING = istr("Content-Encoding")
 _CONTENT_LENGTH = istr("Content-Length")
@@ -157,13 +164,12 @@ async def read_body(request: FrontRequest, rules: BodyRules, claim: BodyClaim) -
     Raises:
         ApiError: `payload_too_large`, `request_timeout`, `memory_pressure`, `invalid_http`.
     """
-    if _EXPECT in request.headers and request.transport is not None:
-        request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-    content = request.content
+    body = read_at_once(request, rules, claim)
+    if body is not None:
+        return body
+    _ask_for_it(request)
     try:
-        if content.is_eof():  # it came with its head, as small ones do
-            return _read_all(content, rules, claim)
-        return await _read(content, rules, claim)
+        return await _read(request.content, rules, claim)
     except TimeoutError:
         raise ApiError("request_timeout") from None
     except (ApiError, asyncio.CancelledError):
@@ -172,12 +178,30 @@ async def read_body(request: FrontRequest, rules: BodyRules, claim: BodyClaim) -
         raise ApiError("invalid_http") from exc
 
 
-def _read_all(content: StreamReader, rules: BodyRules, claim: BodyClaim) -> bytes:
-    body = content.read_nowait()
+def read_at_once(request: FrontRequest, rules: BodyRules, claim: BodyClaim) -> bytes | None:
+    """`read_body` without waiting: None, and nothing done, unless all of it is here.
+
+    Small ones come with their head, and a coroutine costs more than to read them.
+    """
+    content = request.content
+    if not content.is_eof():
+        return None
+    _ask_for_it(request)
+    try:
+        body = content.read_nowait()
+    except TimeoutError:
+        raise ApiError("request_timeout") from None
+    except Exception as exc:
+        raise ApiError("invalid_http") from exc
     if len(body) > rules.limit_bytes:
         raise _too_large(rules.limit_bytes)
     claim.take(len(body))
     return body
+
+
+def _ask_for_it(request: FrontRequest) -> None:
+    if _EXPECT in request.headers and request.transport is not None:
+        request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
 
 async def _read(content: StreamReader, rules: BodyRules, claim: BodyClaim) -> bytes:

@@ -42,6 +42,8 @@ Images take a model with a projector (`MMPROJ`); without one anything that is se
 class MediaBudget:
     """Counts what one request carries; each method gives back the data URL to forward."""
 
+    __slots__ = ("_audio", "_bytes", "_items", "_vision")
+
     def __init__(self, *, vision: bool, audio: bool) -> None:
         self._vision = vision
         self._audio = audio

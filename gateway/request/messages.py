@@ -87,20 +87,20 @@ def rebuild(messages: Any, facts: ModelFacts) -> list[dict[str, Any]]:
         _plain(value) or _message(value, f"messages[{at}]", media)
         for at, value in enumerate(messages)
     ]
-    _merge_leading_system(rebuilt)
-    _merge_trailing_assistant(rebuilt)
+    if len(rebuilt) > 1 and rebuilt[1]["role"] == "system":
+        _merge_leading_system(rebuilt)
+    if rebuilt[-1]["role"] == "assistant":
+        _merge_trailing_assistant(rebuilt)
     return rebuilt
 
 
 def _plain(message: Any) -> dict[str, Any] | None:
     """What `_message` makes of a role and a text, the usual case; `None` for any other."""
-    if not isinstance(message, dict) or len(message) != 2:
-        return None
-    role, content = message.get("role"), message.get("content")
-    if not isinstance(role, str) or not isinstance(content, str):
-        return None
-    known = _ROLES.get(role)
-    return None if known is None else {"role": known, "content": content}
+    if type(message) is dict and len(message) == 2:
+        role, content = message.get("role"), message.get("content")
+        if type(role) is str and type(content) is str and role in _ROLES:
+            return {"role": _ROLES[role], "content": content}
+    return None
 
 
 def _message(message: Any, at: str, media: MediaBudget) -> dict[str, Any]:
@@ -275,8 +275,6 @@ def _merge_leading_system(messages: list[dict[str, Any]]) -> None:
 
 
 def _merge_trailing_assistant(messages: list[dict[str, Any]]) -> None:
-    if messages[-1]["role"] != "assistant":
-        return
     start = len(messages) - 1
     while start and messages[start - 1]["role"] == "assistant":
         start -= 1

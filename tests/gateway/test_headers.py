@@ -55,6 +55,32 @@ def test_ordinary_head_passes(host: bytes) -> None:
     check_head((1, 1), "/v1/models?x=1", ((b"Host", host), (b"Accept", b"*/*"), (b"Accept", b"a")))
 
 
+def test_a_head_whose_names_were_seen_before_is_looked_at_all_the_same() -> None:
+    names = (b"hOsT", b"CONTENT-length", b"X-A")
+    check_head((1, 1), "/", tuple(zip(names, (b"a", b"5", b"v"), strict=True)))
+    for values in ((b"a, b", b"5", b"v"), (b"a", b"+5", b"v"), (b"a", b"\xb2", b"v")):
+        with pytest.raises(ApiError, match="invalid_http"):
+            check_head((1, 1), "/", tuple(zip(names, values, strict=True)))
+    with pytest.raises(ApiError, match="headers_too_large"):
+        check_head(
+            (1, 1),
+            "/",
+            tuple(zip(names, (b"a", b"5", b"v" * 100), strict=True)),
+            block_limit_bytes=100,
+        )
+    for _ in range(2):
+        with pytest.raises(ApiError, match="invalid_http"):
+            check_head((1, 1), "/", ((b"hOsT", b"a"), (b"HoSt", b"a")))
+
+
+def test_the_size_of_a_head_counts_what_stands_between_its_fields() -> None:
+    head = ((b"Host", b"ab"), (b"X-A", b"v"))
+    check_head((1, 1), "/", head, block_limit_bytes=18)
+    with pytest.raises(ApiError, match="headers_too_large"):
+        check_head((1, 1), "/", head, block_limit_bytes=17)
+    check_head((1, 0), "/", ())
+
+
 def test_dedicated_header_wins_and_an_invalid_one_never_falls_back() -> None:
     assert credential("a", "b", "Bearer c").value == "a"
     assert credential(None, "b", "Bearer c").value == "b"

@@ -65,6 +65,12 @@ def test_what_is_not_one_json_object_is_refused(body):
     refused(body)
 
 
+@pytest.mark.parametrize("mark", [b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff"])
+def test_a_byte_order_mark_is_named_whatever_else_is_wrong(mark: bytes) -> None:
+    for rest in (b'{"a":1}', b"x", b"[" * 100):
+        assert "byte order mark" in refused(mark + rest, max_structure=50).message
+
+
 @pytest.mark.parametrize(
     "body", [b'{"a":18446744073709551615}', b'{"a":-9223372036854775808}', b'{"a":1e300}']
 )
