@@ -26,6 +26,8 @@ class Tally:
 
     def __init__(self) -> None:
         self.measuring = False
+        self.ending = False
+        """Whether nothing new is to be begun."""
         self.answers = 0
         self.events = 0
         self.errors: list[str] = []
@@ -147,17 +149,17 @@ class Reader(Caller):
 
     def __init__(self, job: Job, data: bytes, tally: Tally, over: Callable[[], None]) -> None:
         super().__init__(job, data, tally, over)
-        self.left = job.rounds
-        self.counts = False
+        self.again = job.kind == "streams"
         self.seen = 0
+        self.measured = 0
         self.last_s = 0.0
         self.tail = b""
 
     def start(self) -> None:
-        self.left -= 1
-        # Where there are several rounds, the first one's waits are those of a crowd that arrives.
-        self.counts = self.left < self.job.rounds - 1 or self.job.rounds == 1
-        self.seen, self.tail, self.last_s = 0, b"", 0.0
+        if self.tally.ending:
+            self._finish()
+            return
+        self.seen, self.measured, self.tail, self.last_s = 0, 0, b"", 0.0
         super().start()
 
     def data_received(self, data: bytes) -> None:
@@ -167,11 +169,14 @@ class Reader(Caller):
             found += 1
         if self.last_s:
             if found:
-                self.tally.gaps_s.append(now_s - self.last_s)
+                if self.tally.measuring:
+                    self.tally.gaps_s.append(now_s - self.last_s)
                 self.last_s = now_s
         elif not self._first(data, found, now_s):
             return
         self.seen += found
+        if self.tally.measuring:
+            self.measured += found
         self.tail = data[-32:] if len(data) >= 32 else (self.tail + data)[-32:]
         if self.tail.endswith(_END):
             self._end(now_s)
@@ -182,7 +187,7 @@ class Reader(Caller):
             self.give_up(f"answered {data[:400]!r}")
             return False
         if found:
-            if self.counts:
+            if self.tally.measuring:
                 self.tally.first_s.append(now_s - self.asked_s)
             self.last_s = now_s
         return True
@@ -192,10 +197,18 @@ class Reader(Caller):
         if self.seen != self.job.events:
             self.give_up(f"{self.seen} events of {self.job.events}")
             return
-        tally.answers += 1
-        tally.events += self.seen
-        tally.took_s.append(now_s - self.asked_s)
-        if self.left:
-            self.start()
+        # Those that came in the measured time, now that the whole is known to be right.
+        tally.events += self.measured
+        if tally.measuring:
+            tally.answers += 1
+            tally.took_s.append(now_s - self.asked_s)
+        if not self.again or tally.ending:
+            self._finish()
+        elif self.job.closes:
+            self.told_to_close = True  # its end follows, and then a new one begins
         else:
-            self.over()
+            self.start()
+
+    def _finish(self) -> None:
+        self.stopped = True
+        self.over()

@@ -13,18 +13,20 @@ class Job:
     """One measurement.
 
     Attributes:
-        kind: ``closed`` (requests one after another for *seconds*), ``streams`` (*rounds* streams
-            one after another on each connection) or ``idle`` (*connections* that do nothing for
+        kind: ``closed`` (requests one after another for *seconds*), ``streams`` (the same with
+            streams: measured once all are open, and all of them end), ``stampede`` (one stream on
+            each connection, all begun at once) or ``idle`` (*connections* that do nothing for
             *seconds* after one request each).
         path: The Unix socket to connect to; None for *port* on 127.0.0.1.
         request: What is sent, as it is; Latin-1.
         status: What must be answered.
         mark: What a right answer has in its body.
-        seconds: How long a closed loop or an idle time is measured.
-        warm_s: How long it goes on before that.
-        rounds: Streams of each connection.
+        seconds: How long it is measured; a stampede is measured until it is over.
+        warm_s: How long it goes on before that, after *over_s*.
         events: Events of a whole stream.
-        over_s: Time over which the starts of the first streams are spread.
+        over_s: Time over which the first requests are spread evenly.
+        closes: Whether a connection is closed behind each stream, as the engine itself does it.
+            A closed one is wrong otherwise.
         watch: Process ids by name, whose CPU time is wanted.
     """
 
@@ -37,9 +39,9 @@ class Job:
     mark: str = ""
     seconds: float = 0.0
     warm_s: float = 0.0
-    rounds: int = 1
     events: int = 0
     over_s: float = 0.0
+    closes: bool = False
     watch: dict[str, list[int]] = field(default_factory=dict)
 
     def line(self) -> str:

@@ -19,12 +19,11 @@ from tests.bench.job import Job
 from tests.bench.nginx import Nginx
 from tests.bench.proxies import Door, Gateway
 from tests.bench.upstream import EMBEDDING_MARK, EXTRA_EVENTS, REPLY_MARK
-from tests.bench.workloads import Workload, request_of
+from tests.bench.workloads import WARM_S, Workload, request_of
 
 __all__ = ["Plan", "measure"]
 
 _ROOT = Path(__file__).parents[2]
-_WARM_S = 0.3
 _WARM_STREAMS = 8
 _KEYS = {"keys": 10_000}
 _ENV = {"embeddings": {"EMBEDDINGS": "true"}}
@@ -91,7 +90,10 @@ def _services(plan: Plan, name: str, first: Workload) -> Iterator[tuple[dict[str
         if plan.nginx is not None:
             socket = gateway.service.engine_socket
             folder = plan.folder / f"nginx-{name}"
-            nginx = stack.enter_context(Nginx(folder, plan.nginx, socket, plan.cores))
+            refuse = first.status == 401
+            nginx = stack.enter_context(
+                Nginx(folder, plan.nginx, socket, plan.cores, refuse=refuse)
+            )
             doors["nginx"] = nginx.door
         plan.say(f"gateway is process {gateway.service.pid}, its engine {gateway.engine_pids}")
         yield doors, gateway
@@ -161,7 +163,7 @@ def _job(
     connections: int | None = None,
     seconds: float | None = None,
 ) -> Job:
-    streams = workload.kind == "streams"
+    streams = workload.kind in ("streams", "stampede")
     return Job(
         kind=workload.kind,
         request=request_of(workload, key),
@@ -171,10 +173,10 @@ def _job(
         status=workload.status,
         mark="" if streams else _mark(workload),
         seconds=workload.seconds if seconds is None else seconds,
-        warm_s=_WARM_S,
-        rounds=workload.rounds,
+        warm_s=WARM_S,
         events=workload.tokens + EXTRA_EVENTS if streams else 0,
         over_s=workload.over_s,
+        closes=streams and door.closes_streams,
         watch={"proxy": list(door.pids), "engine": list(engine)},
     )
 

@@ -56,12 +56,14 @@ class Door:
         path: A Unix socket; None for *port*.
         port: On 127.0.0.1.
         pids: Its own processes; none for ``direct``.
+        closes_streams: Whether it closes the connection behind each stream: the engine itself.
     """
 
     name: str
     path: str | None = None
     port: int = 0
     pids: tuple[int, ...] = ()
+    closes_streams: bool = False
 
 
 def make_keys(folder: Path, count: int) -> list[str]:
@@ -171,7 +173,7 @@ class Gateway:
 
     @property
     def direct(self) -> Door:
-        return Door("direct", path=self.service.engine_socket)
+        return Door("direct", path=self.service.engine_socket, closes_streams=True)
 
 
 def _upstream_program(folder: Path) -> Path:

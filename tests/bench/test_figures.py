@@ -17,7 +17,7 @@ from tests.bench.figures import (
     verdict,
 )
 from tests.bench.report import report
-from tests.bench.workloads import WORKLOADS, quick, request_of
+from tests.bench.workloads import WORKLOADS, Workload, planned_s, quick, request_of
 
 
 def sample(us: float, count: int = 1000, **rest: object) -> Sample:
@@ -133,6 +133,36 @@ def test_run_on_a_busy_machine_is_called_disturbed() -> None:
 def test_report_of_a_part_shows_no_empty_tables() -> None:
     text = report(WORKLOADS, {"embeddings": rounds()["embeddings"]}, {})
     assert "Memory" not in text
+
+
+def test_report_says_what_the_times_hold_without_a_proxy() -> None:
+    assert "takes 0.10 ms (p50) and 1.00 ms\n(p99)" in report(WORKLOADS, rounds(), {})
+    assert "Noise" not in report(WORKLOADS, {"embeddings": rounds()["embeddings"]}, {})
+
+
+def test_whole_bench_takes_at_most_six_minutes_and_a_glance_one() -> None:
+    assert planned_s(WORKLOADS, 5) <= 360
+    assert planned_s([quick(workload) for workload in WORKLOADS], 1) <= 60
+
+
+def test_paced_streams_are_measured_for_two_seconds_while_one_arrives_as_another_ends() -> None:
+    paced = [each for each in WORKLOADS if each.kind == "streams" and each.unit and each.pace_ms]
+    assert [each.connections for each in paced] == [16, 64, 256]
+    for each in paced:
+        assert each.seconds >= 2.0
+        assert each.over_s == each.tokens * each.pace_ms / 1000
+
+
+def test_stampede_begins_at_one_instant() -> None:
+    stampede = next(each for each in WORKLOADS if each.kind == "stampede")
+    assert (stampede.over_s, stampede.connections) == (0.0, 256)
+
+
+def test_plan_counts_fresh_services_once_and_every_service_once() -> None:
+    one = Workload("a", "", "chat", "closed", "request", 0, doors=("gateway",))
+    fresh = Workload("b", "", "chat", "idle", "", 0, doors=("gateway",), fresh=True)
+    assert planned_s([one, one], 3) - planned_s([one], 3) == pytest.approx(3 * one.lasts_s)
+    assert planned_s([fresh], 3) == planned_s([fresh], 1)
 
 
 @pytest.mark.parametrize("workload", WORKLOADS, ids=lambda workload: workload.name)

@@ -27,22 +27,51 @@ async def engine(short_dir: Path) -> AsyncIterator[str]:
         yield path
 
 
-def streams(path: str, *, events: int = TOKENS + EXTRA_EVENTS, pace_ms: float = 1.0) -> Job:
-    workload = Workload("x", "x", "chat", "streams", "event", 2, TOKENS, pace_ms, 3, stream=True)
-    return Job("streams", request_of(workload, "sk-x"), 2, path, rounds=3, events=events)
+def streams(path: str, kind: str, *, more: int = 0, pace_ms: float = 1.0) -> Job:
+    workload = Workload("x", "x", "chat", kind, "event", 2, TOKENS, pace_ms, stream=True)
+    events, request = TOKENS + EXTRA_EVENTS + more, request_of(workload, "sk-x")
+    return Job(kind, request, 2, path, seconds=0.05, events=events, closes=True)
 
 
 @pytest.mark.parametrize("pace_ms", [0.0, 1.0])
 async def test_every_event_of_whole_streams_is_counted(engine: str, pace_ms: float) -> None:
-    told = await perform(streams(engine, pace_ms=pace_ms))
+    told = await perform(streams(engine, "stampede", pace_ms=pace_ms))
     assert told["errors"] == []
-    assert told["answers"] == 6
-    assert told["events"] == 6 * (TOKENS + EXTRA_EVENTS)
+    assert told["answers"] == 2
+    assert told["events"] == 2 * (TOKENS + EXTRA_EVENTS)
     assert told["first_ms"]["p50"] > 0
 
 
-async def test_stream_with_an_event_less_is_wrong(engine: str) -> None:
-    told = await perform(streams(engine, events=TOKENS + EXTRA_EVENTS + 1))
+@pytest.mark.parametrize("pace_ms", [0.0, 1.0])
+async def test_a_stream_follows_each_that_ended_on_a_new_connection(
+    engine: str, pace_ms: float
+) -> None:
+    told = await perform(streams(engine, "streams", pace_ms=pace_ms))
+    assert told["errors"] == []
+    assert told["answers"] > 2
+    assert told["events"] > 2 * (TOKENS + EXTRA_EVENTS)
+
+
+async def test_ramp_up_is_not_counted(engine: str) -> None:
+    job = streams(engine, "streams", pace_ms=0.0)
+    job.warm_s, job.seconds = 0.05, 0.0
+    told = await perform(job)
+    assert (told["answers"], told["events"], told["failed"]) == (0, 0, 0)
+
+
+async def test_connection_closed_behind_a_stream_is_wrong_where_it_should_be_kept(
+    engine: str,
+) -> None:
+    job = streams(engine, "streams")
+    job.closes = False
+    told = await perform(job)
+    assert told["failed"] == 2
+    assert "the connection was closed" in told["errors"][0]
+
+
+@pytest.mark.parametrize("kind", ["streams", "stampede"])
+async def test_stream_with_an_event_less_is_wrong(engine: str, kind: str) -> None:
+    told = await perform(streams(engine, kind, more=1))
     assert told["failed"] == 2
     assert told["events"] == 0
     assert "9 events of 10" in told["errors"][0]

@@ -12,7 +12,10 @@ beforehand.
   would have;
 - what the gateway asks an engine besides (`/health`, `/props`, `/v1/models`, `/slots`).
 
-It never closes a connection, checks no key and has as many slots as anybody wants.
+It ends connections as llama-server does (measured at a raw socket): it closes its side right behind
+every stream, without a word of it in the head, and the whole connection 0.1 s later unless the
+caller was first. Those of replies with a length it keeps without bound; the real one closes them
+after 5 s of silence and after 100 requests. It checks no key and has any number of slots.
 """
 
 from __future__ import annotations
@@ -41,6 +44,7 @@ EMBEDDING_MARK = b'"embedding":['
 """In every embedding."""
 
 _BACKLOG = 4096
+_LINGER_S = 0.1
 _VALUES = 48
 _MARKER = b"bench: events="
 _HEAD = b"HTTP/1.1 %s\r\nServer: llama.cpp\r\nContent-Type: %s\r\n"
@@ -107,6 +111,8 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._parts: list[bytes] = []
         self._missing = 0
+        self._streams = False
+        self._ended = False
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -118,6 +124,8 @@ class Connection(asyncio.Protocol):
             self._timer.cancel()
 
     def data_received(self, data: bytes) -> None:
+        if self._ended:
+            return
         if self._parts:
             self._parts.append(data)
             self._missing -= len(data)
@@ -152,23 +160,14 @@ class Connection(asyncio.Protocol):
     def _chat(self, data: bytes, end: int) -> None:
         events, pace_ms = _script(data, end)
         usage = data.find(b'"include_usage":true', end) > 0
-        if data.find(b'"stream":true', end) > 0:
+        self._streams = data.find(b'"stream":true', end) > 0
+        if self._streams:
             pieces: Sequence[bytes] = _stream(events, self._model, usage=usage)
-            at_once = pace_ms == 0
+            begins_s = 0.0
         else:
-            pieces, at_once = (_reply(events, self._model),), pace_ms == 0
-            if not at_once:
-                self._later(pieces, 0, self._loop.time() + events * pace_ms / 1000, 0.0)
-                return
-        if at_once:
-            self._burst(pieces)
-        else:
-            self._later(pieces, 0, self._loop.time(), pace_ms / 1000)
-
-    def _burst(self, pieces: Sequence[bytes]) -> None:
-        assert self._transport is not None
-        for piece in pieces:
-            self._transport.write(piece)
+            pieces = (_reply(events, self._model),)
+            begins_s = events * pace_ms / 1000
+        self._later(pieces, 0, self._loop.time() + begins_s, pace_ms / 1000)
 
     def _later(self, pieces: Sequence[bytes], index: int, due_s: float, pace_s: float) -> None:
         """Write what is due by now, and come back for the rest: late events do not add up."""
@@ -182,6 +181,14 @@ class Connection(asyncio.Protocol):
             due_s += pace_s if index < len(pieces) - 1 else 0.0
         if index < len(pieces):
             self._timer = self._loop.call_at(due_s, self._later, pieces, index, due_s, pace_s)
+        elif self._streams:
+            self._hang_up()
+
+    def _hang_up(self) -> None:
+        assert self._transport is not None
+        self._ended = True
+        self._transport.write_eof()
+        self._timer = self._loop.call_later(_LINGER_S, self._transport.abort)
 
 
 def _length(head: bytes) -> int:
