@@ -60,7 +60,7 @@ class Nginx:
 
     The engine closes those of streams, so nginx dials for each one, as it would before a real one.
     Now and then it sends a request over one that is just being closed, and must be allowed to do
-    that again: else every thirtieth stream or so is answered with 502.
+    that again: else it answers with 502.
 
     Args:
         folder: An empty one.
