@@ -131,29 +131,20 @@ class _Form:
 
     def line(self, record: AccessRecord, stamp: str) -> bytes:
         """What is known of *record*."""
-        path = None
-        if record.route == "other" and record.path:
+        path, route, model, ttft_s = None, record.route, record.model, record.ttft_s
+        retry_count, replays = record.retry_count, record.replays
+        tokens = record.prompt_tokens + record.completion_tokens
+        if route == "other" and record.path:
             path = record.path.partition("?")[0][:_LOOKED_AT_CHARS]
         template = self._template(
             record.method,
-            record.route,
-            (
-                path,
-                record.key_id,
-                record.model,
-                record.finish_reason,
-                record.error_code,
-                record.limit,
-            ),
-            record.ttft_s is not None,
-            record.prompt_tokens + record.completion_tokens > 0,
-            record.retry_count > 0,
-            record.replays > 0,
+            route,
+            (path, record.key_id, model, record.finish_reason, record.error_code, record.limit),
+            ttft_s is not None,
+            tokens > 0,
+            retry_count > 0,
+            replays > 0,
         )
-        return (template % self._values(record, stamp)).encode()
-
-    def _values(self, record: AccessRecord, stamp: str) -> tuple[str | float, ...]:
-        """What goes into the places of the template."""
         request_id, quote = record.request_id, self._quote
         values: tuple[str | float, ...] = (
             stamp,
@@ -164,18 +155,17 @@ class _Form:
             record.bytes_in,
             record.bytes_out,
         )
-        if record.model is not None:
+        if model is not None:
             values += ("true" if record.stream else "false", record.queue_s * 1000)
-        if record.ttft_s is not None:
-            values += (record.ttft_s * 1000,)
-        prompt, completion = record.prompt_tokens, record.completion_tokens
-        if prompt + completion > 0:
-            values += (prompt, record.cached_tokens, completion)
-        if record.retry_count > 0:
-            values += (record.retry_count,)
-        if record.replays > 0:
-            values += (record.replays,)
-        return values
+        if ttft_s is not None:
+            values += (ttft_s * 1000,)
+        if tokens > 0:
+            values += (record.prompt_tokens, record.cached_tokens, record.completion_tokens)
+        if retry_count > 0:
+            values += (retry_count,)
+        if replays > 0:
+            values += (replays,)
+        return (template % values).encode()
 
     def _make_template(
         self,

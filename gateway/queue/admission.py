@@ -189,10 +189,12 @@ class Admission:
         capacity = self._capacity
         if capacity == 0 or (self._turns and slots and not again):
             return None
-        slots = min(slots, capacity)
-        if self.taken + slots > capacity:
+        if slots > capacity:
+            slots = capacity
+        taken = self.taken + slots
+        if taken > capacity:
             return None
-        self.taken += slots
+        self.taken = taken
         lease = Lease(self._give_back, slots, self._clock(), expected_s)
         self._leases.add(lease)
         return lease

@@ -31,26 +31,31 @@ class _Average:
         self.value = 0.0
 
     def note(self, value: float) -> None:
-        if self.count < _MEMORY:
-            self.count += 1
-        self.value += (value - self.value) / self.count
+        count = self.count
+        if count < _MEMORY:
+            self.count = count = count + 1
+        self.value += (value - self.value) / count
 
 
 class _Rate:
-    """Seconds per token."""
+    """Seconds per token: the average of the one by the average of the other."""
 
-    __slots__ = ("seconds", "tokens", "value")
+    __slots__ = ("count", "seconds", "tokens", "value")
 
     def __init__(self, guess_s: float) -> None:
+        self.count = 0
+        self.seconds = 0.0
+        self.tokens = 0.0
         self.value = guess_s
-        self.seconds = _Average()
-        self.tokens = _Average()
 
     def note(self, seconds: float, tokens: int) -> None:
         if tokens > 0:
-            self.seconds.note(seconds)
-            self.tokens.note(tokens)
-            self.value = self.seconds.value / self.tokens.value
+            count = self.count
+            if count < _MEMORY:
+                self.count = count = count + 1
+            self.seconds += (seconds - self.seconds) / count
+            self.tokens += (tokens - self.tokens) / count
+            self.value = self.seconds / self.tokens
 
 
 class ServiceRates:
@@ -100,17 +105,19 @@ class ServiceRates:
             prompt_tokens: Tokens of the prompts that were worked on.
             completion_tokens: Tokens generated; 0 for embeddings and the like.
         """
-        if not _sane(slot_s):
+        if not 0 <= slot_s < math.inf:
             return
-        slot_s = min(slot_s, _MOST_S)
+        if slot_s > _MOST_S:
+            slot_s = _MOST_S
         self._slot.note(slot_s)
         if completion_tokens <= 0:
             self._prompt.note(slot_s, prompt_tokens)
             return
-        known = prefill_s is not None and _sane(prefill_s)
-        prefill_s = min(prefill_s, slot_s) if known and prefill_s is not None else 0.0
-        if known:
+        if prefill_s is not None and 0 <= prefill_s < math.inf:
+            prefill_s = min(prefill_s, slot_s)
             self._prompt.note(prefill_s, prompt_tokens)
+        else:
+            prefill_s = 0.0
         self._completion_tokens.note(completion_tokens)
         self._completion.note(slot_s - prefill_s, completion_tokens)
 
@@ -129,17 +136,13 @@ class ServiceRates:
         Returns:
             Seconds, from a millisecond to an hour.
         """
-        usual = self._completion_tokens
-        completion_tokens = usual.value if usual.count else _GUESS_COMPLETION_TOKENS
-        if max_tokens is not None:
-            completion_tokens = min(completion_tokens, max_tokens)
-        expected_s = (
-            prompt_tokens * self._prompt.value + tasks * completion_tokens * self._completion.value
-        )
+        expected_s = prompt_tokens * self._prompt.value
+        if max_tokens != 0:
+            usual = self._completion_tokens
+            completion_tokens = usual.value if usual.count else _GUESS_COMPLETION_TOKENS
+            if max_tokens is not None and max_tokens < completion_tokens:
+                completion_tokens = max_tokens
+            expected_s += tasks * completion_tokens * self._completion.value
         if expected_s < _LEAST_S:
             return _LEAST_S
         return expected_s if expected_s < _MOST_S else _MOST_S
-
-
-def _sane(value: float) -> bool:
-    return 0 <= value < math.inf

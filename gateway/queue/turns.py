@@ -126,7 +126,9 @@ class Lease:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.release()
+        give_back, self._give_back = self._give_back, None  # `release`, once for each request
+        if give_back is not None:
+            give_back(self)
 
 
 class Turn:
