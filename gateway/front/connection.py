@@ -73,6 +73,7 @@ class FrontProtocol(BaseProtocol):
         "_fires_s",
         "_front",
         "_head_bytes",
+        "_in_body",
         "_known",
         "_last_payload",
         "_messages",
@@ -105,6 +106,7 @@ class FrontProtocol(BaseProtocol):
         self._known = False
         self._messages: deque[tuple[_Message, StreamReader]] = deque()
         self._last_payload: StreamReader = EMPTY_PAYLOAD
+        self._in_body = False
         self._body_bytes: int | None = None
         self._head_bytes = 0
         self._request: FrontRequest | None = None
@@ -193,7 +195,7 @@ class FrontProtocol(BaseProtocol):
         if self._deaf:
             return
         assert self._parser is not None, "nothing comes after the end"
-        in_body = not self._last_payload.is_eof()
+        in_body = self._in_body
         body_left = self._body_left() if in_body else None
         try:
             messages, upgraded, tail = self._parser.feed_data(data)
@@ -204,8 +206,10 @@ class FrontProtocol(BaseProtocol):
             self._on_messages(messages, data)
         elif not in_body:
             self._note_head_bytes(len(data))
-        elif body_left is not None and len(data) > body_left:
-            self._note_head_bytes(len(data) - body_left)
+        else:
+            self._in_body = not self._last_payload.is_eof()
+            if body_left is not None and len(data) > body_left:
+                self._note_head_bytes(len(data) - body_left)
         if upgraded:
             self._parser.set_upgraded(False)
             if tail:
@@ -224,11 +228,17 @@ class FrontProtocol(BaseProtocol):
         message, payload = messages[-1]
         self._last_payload = payload
         self._head_bytes = 0
-        if not payload.is_eof():
+        self._in_body = not payload.is_eof()
+        if self._in_body:
             length = message.headers.get("Content-Length", "")
             self._body_bytes = int(length) if length.isdecimal() else None
-        elif not _ends_with_message(data, 0 if message.chunked else payload.total_bytes):
-            self._head_bytes = 1
+        else:  # where the last request has to end, unless a part of the next one follows
+            end = len(data) if message.chunked else len(data) - payload.total_bytes
+            if end >= 4 and not data.endswith(b"\r\n\r\n", 0, end):
+                self._head_bytes = 1
+        if self._task is None and len(messages) == 1:
+            self._begin(message, payload)
+            return
         self._messages.extend(messages)
         if len(self._messages) >= _REQUESTS_AHEAD:
             self.cut()
@@ -301,15 +311,20 @@ class FrontProtocol(BaseProtocol):
     # -- what goes out
 
     def _answer_next(self) -> None:
-        assert self._parser is not None, "a connection that is lost has nothing to answer"
         message, payload = self._messages.popleft()
-        self._parser.message_consumed()
         if isinstance(message, HttpProcessingError):
             self._refuse(unreadable(self, self._peer), _as_api_error(message))
             self.close()
-            return
-        self._request = FrontRequest(message, payload, self, self._peer)
-        self._task = asyncio.Task(self._answer(self._request), loop=self._loop, name="request")
+        else:
+            self._begin(message, payload)
+
+    def _begin(self, message: RawRequestMessage, payload: StreamReader) -> None:
+        assert self._parser is not None, "a connection that is lost has nothing to answer"
+        self._parser.message_consumed()
+        whole = not self._in_body or payload is not self._last_payload
+        request = FrontRequest(message, payload, whole, self, self._peer)
+        self._request = request
+        self._task = asyncio.Task(self._answer(request), loop=self._loop, name="request")
 
     async def _answer(self, request: FrontRequest) -> None:
         stays = False
@@ -319,10 +334,8 @@ class FrontProtocol(BaseProtocol):
                 self._send(request, reply)
             if self._paused:
                 await self._drain_helper()
-            content = request.content
-            if not content.is_eof():
-                await _linger(content)
-            stays = request.keep_alive and not reply.closes and content.is_eof()
+            all_came = request.whole or await _rest_came(request.content)
+            stays = all_came and request.keep_alive and not reply.closes
         except ConnectionError:
             pass  # the client has left; nothing can be told any more
         except Exception as exc:
@@ -342,13 +355,15 @@ class FrontProtocol(BaseProtocol):
             self._send(request, reply)
 
     def _send(self, request: FrontRequest, reply: Reply) -> None:
-        head = reply.head(request, self._front.date.at(self._loop.time()))
-        body = reply.body if reply.has_body(request) else b""
-        if len(body) <= _ONE_WRITE_BYTES:
-            self._write(request, head + body)
-        else:
-            self._write(request, head)
-            self._write(request, body)
+        data = reply.head(request, self._front.date.at(self._loop.time()))
+        body = reply.body
+        if body and reply.has_body(request):
+            if len(body) <= _ONE_WRITE_BYTES:
+                data += body
+            else:
+                self._write(request, data)
+                data = body
+        self._write(request, data)
 
     def begin_stream(self, request: FrontRequest, headers: dict[str, str]) -> None:
         """Send the head of a streamed reply.
@@ -401,20 +416,14 @@ class FrontProtocol(BaseProtocol):
         self.outlet.resume()
 
 
-async def _linger(content: StreamReader) -> None:
+async def _rest_came(content: StreamReader) -> bool:
     """Let in what the client still sends; it may be about to read its reply."""
-    try:
-        async with asyncio.timeout(_LINGER_S):
-            while not content.is_eof():
-                await content.readany()
-    except (TimeoutError, BodyBrokenError):
-        pass
-
-
-def _ends_with_message(data: bytes, body_bytes: int) -> bool:
-    """Whether *data*, in which a whole request ended, holds nothing of the next one."""
-    head_end = len(data) - body_bytes
-    return head_end < 4 or data[head_end - 4 : head_end] == b"\r\n\r\n"
+    if not content.is_eof():
+        with suppress(TimeoutError, BodyBrokenError):
+            async with asyncio.timeout(_LINGER_S):
+                while not content.is_eof():
+                    await content.readany()
+    return content.is_eof()
 
 
 def _as_api_error(exc: HttpProcessingError) -> ApiError:

@@ -90,15 +90,15 @@ class Reply:
         Raises:
             ValueError: A header holds what no header may hold.
         """
-        lines = _begun(request, self.status, self.headers, date_line)
-        size = len(self.body)
+        status, size, framing = self.status, len(self.body), [date_line]
         if self.content_type is not None:
-            lines.append("Content-Type: " + self.content_type)
+            framing.append("Content-Type: " + self.content_type)
         elif size and self.has_body(request):
-            lines.append("Content-Type: application/octet-stream")
-        if self.status not in _BODILESS and (size or request.method != "HEAD"):
-            lines.append(f"Content-Length: {size}")
-        return _ended(lines, request, stays=request.keep_alive and not self.closes)
+            framing.append("Content-Type: application/octet-stream")
+        if (size or request.method != "HEAD") and status not in _BODILESS:
+            framing.append(f"Content-Length: {size}")
+        stays = request.keep_alive and not self.closes
+        return _head(request, status, self.headers, framing, stays=stays)
 
     def has_body(self, request: FrontRequest) -> bool:
         """Whether the body goes out behind the head."""
@@ -113,23 +113,18 @@ def stream_head(request: FrontRequest, headers: dict[str, str], date_line: str) 
     Raises:
         ValueError: A header holds what no header may hold.
     """
-    lines = _begun(request, 200, headers, date_line)
-    if request.chunks:
-        lines.append("Transfer-Encoding: chunked")
-    return _ended(lines, request, stays=request.keep_alive and request.chunks)
+    framing = [date_line, "Transfer-Encoding: chunked"] if request.chunks else [date_line]
+    return _head(request, 200, headers, framing, stays=request.keep_alive and request.chunks)
 
 
-def _begun(
-    request: FrontRequest, status: int, headers: dict[str, str], date_line: str
-) -> list[str]:
-    status_lines = _STATUS_LINES if request.chunks else _OLD_STATUS_LINES
-    return [status_lines[status], date_line, *map(": ".join, headers.items())]
-
-
-def _ended(lines: list[str], request: FrontRequest, *, stays: bool) -> bytes:
-    if stays != request.chunks:  # what the version does not imply anyway
-        lines.append("Connection: keep-alive" if stays else "Connection: close")
-    lines.append("\r\n")
+def _head(
+    request: FrontRequest, status: int, headers: dict[str, str], framing: list[str], *, stays: bool
+) -> bytes:
+    chunks = request.chunks
+    if stays != chunks:  # what the version does not imply anyway
+        framing.append("Connection: keep-alive" if stays else "Connection: close")
+    status_line = (_STATUS_LINES if chunks else _OLD_STATUS_LINES)[status]
+    lines = [status_line, *map(": ".join, headers.items()), *framing, "\r\n"]
     text = "\r\n".join(lines)
     breaks = len(lines)
     if text.count("\n") != breaks or text.count("\r") != breaks or "\0" in text:

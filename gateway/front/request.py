@@ -23,6 +23,7 @@ class FrontRequest:
     Args:
         message: The parsed head.
         content: The body.
+        whole: Whether the body is complete.
         front: The connection it came over.
         remote: Address of the peer.
     """
@@ -39,12 +40,14 @@ class FrontRequest:
         "remote",
         "reply_begun",
         "spoken_version",
+        "whole",
     )
 
     def __init__(
         self,
         message: RawRequestMessage,
         content: StreamReader,
+        whole: bool,
         front: FrontProtocol,
         remote: str,
     ) -> None:
@@ -53,13 +56,16 @@ class FrontRequest:
         """The target, as it was spelled."""
         self.headers: CIMultiDictProxy[str] = message.headers
         self.raw_headers: tuple[tuple[bytes, bytes], ...] = message.raw_headers
-        self.spoken_version: tuple[int, int] = message.version
+        version: tuple[int, int] = message.version
+        self.spoken_version = version
         """The version in the request line; replies never claim more than HTTP/1.1."""
-        self.chunks = message.version >= HttpVersion11
+        self.chunks = version >= HttpVersion11
         """Whether the client understands a reply in chunks; one that does not speaks HTTP/1.0."""
         self.keep_alive = not message.should_close
         """Whether the client wants to send another request after this one."""
         self.content = content
+        self.whole = whole
+        """All of the body had come when the request was handed on; small ones come with it."""
         self.front = front
         self.remote = remote
         self.reply_begun = False
@@ -95,4 +101,4 @@ _UNREADABLE = RawRequestMessage(
 
 def unreadable(front: FrontProtocol, remote: str) -> FrontRequest:
     """Stands for a request that the parser refused; nothing of it is known."""
-    return FrontRequest(_UNREADABLE, EMPTY_PAYLOAD, front, remote)
+    return FrontRequest(_UNREADABLE, EMPTY_PAYLOAD, True, front, remote)
