@@ -82,11 +82,10 @@ def rebuild(messages: Any, facts: ModelFacts) -> list[dict[str, Any]]:
         raise wrong_type("messages", "a list of messages")
     if not 1 <= len(messages) <= MAX_MESSAGES:
         raise wrong_value("messages", f"a list of 1 to {MAX_MESSAGES} messages")
-    media = MediaBudget(vision=facts.vision, audio=facts.audio)
-    rebuilt = [
-        _plain(value) or _message(value, f"messages[{at}]", media)
-        for at, value in enumerate(messages)
-    ]
+    rebuilt: list[Any] = [_plain(value) for value in messages]
+    if None in rebuilt:
+        media = MediaBudget(vision=facts.vision, audio=facts.audio)
+        rebuilt = [_message(value, f"messages[{at}]", media) for at, value in enumerate(messages)]
     if len(rebuilt) > 1 and rebuilt[1]["role"] == "system":
         _merge_leading_system(rebuilt)
     if rebuilt[-1]["role"] == "assistant":
