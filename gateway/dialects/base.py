@@ -75,7 +75,8 @@ class FieldPolicy:
 class EngineCall:
     """One request to the engine, ready to send, and how its answer is to be read.
 
-    Not frozen, which would triple what making one costs; nobody changes one that is made.
+    Not frozen, which would triple what making one costs. Once its dialect has built it, nobody
+    changes it: what is to be sent instead is a copy.
     """
 
     path: str

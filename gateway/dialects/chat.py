@@ -6,7 +6,6 @@ once that nobody listens any more.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from gateway.dialects.base import (
@@ -130,7 +129,8 @@ def build(body: dict[str, Any], facts: ModelFacts, policy: FieldPolicy) -> Engin
         # When the JSON is complete nothing else may follow, and the engine gives up with an error.
         sifted.ignored.append("ignore_eos")
     call = generation(_PATH, out, sifted, facts, policy, default_tokens=None)
-    return replace(call, forced_calls=True) if forced else call
+    call.forced_calls = forced
+    return call
 
 
 def prompt_fields(sifted: Sifted, facts: ModelFacts, policy: FieldPolicy) -> dict[str, Any]:

@@ -23,6 +23,7 @@ import orjson
 
 from gateway.dialects.base import Dialect, EngineCall, FieldPolicy, ModelFacts
 from gateway.dialects.chat import CHAT, prompt_fields
+from gateway.dialects.common import plain_call
 from gateway.request.fields import sift
 
 __all__ = ["CHAT_COUNT_DIALECT", "CountCall", "Counted", "build", "count_call"]
@@ -46,16 +47,7 @@ def build(body: dict[str, Any], facts: ModelFacts, policy: FieldPolicy) -> Engin
     """
     sifted = sift(body, CHAT, facts, policy)
     out = prompt_fields(sifted, facts, policy)
-    return EngineCall(
-        path=_PATH,
-        body=orjson.dumps(out),
-        generates=False,
-        stream=False,
-        include_usage=False,
-        model=facts.alias,
-        tasks=0,
-        ignored=sifted.ignored_names(),
-    )
+    return plain_call(_PATH, out, 0, sifted)
 
 
 _DOC = """\

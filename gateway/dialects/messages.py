@@ -14,7 +14,6 @@ What differs from Anthropic's own service, and why:
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -108,13 +107,14 @@ def build(body: dict[str, Any], facts: ModelFacts, policy: FieldPolicy) -> Engin
     asked, sifted, places = _as_chat(body, facts, policy)
     with places.naming():
         call = chat.build(asked, facts, policy)
-    call = replace(call, ignored=_ignored(sifted, call, places))
+    call.ignored = _ignored(sifted, call, places)
     stops = asked.get("stop")
     if not stops or call.forced_calls or len(call.body) > _VERBOSE_BYTES:
         return call
     # Only so does the engine say in its last event which of them ended the answer.
-    verbose = call.body[:-1] + b',"verbose":true}'
-    return replace(call, body=verbose, echo=orjson.dumps(stops))
+    call.body = call.body[:-1] + b',"verbose":true}'
+    call.echo = orjson.dumps(stops)
+    return call
 
 
 def build_count(body: dict[str, Any], facts: ModelFacts, policy: FieldPolicy) -> EngineCall:
@@ -127,7 +127,8 @@ def build_count(body: dict[str, Any], facts: ModelFacts, policy: FieldPolicy) ->
     asked, sifted, places = _as_chat(body, facts, policy)
     with places.naming():
         call = counting.build(asked, facts, policy)
-    return replace(call, ignored=_ignored(sifted, call, places))
+    call.ignored = _ignored(sifted, call, places)
+    return call
 
 
 def _ignored(sifted: Sifted, call: EngineCall, places: Places) -> tuple[str, ...]:

@@ -9,7 +9,6 @@ Nothing is stored: whoever wants a second turn sends the first one again, with w
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -129,8 +128,9 @@ def build(body: dict[str, Any], facts: ModelFacts, policy: FieldPolicy) -> Engin
     asked = _Asked(sift(body, RESPONSES, facts, policy))
     with asked.places.naming():
         call = chat.build(asked.chat, facts, policy)
-    ignored = asked.ignored(call)
-    return replace(call, ignored=ignored, echo=orjson.dumps(asked.repeated(ignored)))
+    call.ignored = asked.ignored(call)
+    call.echo = orjson.dumps(asked.repeated(call.ignored))
+    return call
 
 
 def build_count(body: dict[str, Any], facts: ModelFacts, policy: FieldPolicy) -> EngineCall:
@@ -143,7 +143,8 @@ def build_count(body: dict[str, Any], facts: ModelFacts, policy: FieldPolicy) ->
     asked = _Asked(sift(body, RESPONSES, facts, policy))
     with asked.places.naming():
         call = counting.build(asked.chat, facts, policy)
-    return replace(call, ignored=asked.ignored(call))
+    call.ignored = asked.ignored(call)
+    return call
 
 
 class _Asked:
