@@ -183,16 +183,10 @@ def read_at_once(request: FrontRequest, rules: BodyRules, claim: BodyClaim) -> b
 
     Small ones come with their head, and a coroutine costs more than to read them.
     """
-    content = request.content
-    if not content.is_eof():
+    if not (request.whole or request.content.is_eof()):
         return None
     _ask_for_it(request)
-    try:
-        body = content.read_nowait()
-    except TimeoutError:
-        raise ApiError("request_timeout") from None
-    except Exception as exc:
-        raise ApiError("invalid_http") from exc
+    body = request.take_body()
     if len(body) > rules.limit_bytes:
         raise _too_large(rules.limit_bytes)
     claim.take(len(body))
@@ -200,7 +194,7 @@ def read_at_once(request: FrontRequest, rules: BodyRules, claim: BodyClaim) -> b
 
 
 def _ask_for_it(request: FrontRequest) -> None:
-    if _EXPECT in request.headers and request.transport is not None:
+    if _EXPECT in request.headers and request.chunks and request.transport is not None:
         request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
 

@@ -74,6 +74,19 @@ class FrontRequest:
     def __repr__(self) -> str:
         return f"<FrontRequest {self.method} {self.raw_path.partition('?')[0]}>"
 
+    def take_body(self) -> bytes:
+        """The body, once; only when all of it is here.
+
+        It is taken from where the reader keeps it: the reader's own way looks for limits, for
+        pieces and for somebody who waits, none of which there is any more.
+        """
+        if self.content is EMPTY_PAYLOAD:
+            return b""
+        pieces = self.content._buffer
+        body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        pieces.clear()
+        return body
+
     @property
     def task(self) -> asyncio.Task[None] | None:
         """What answers it; None when it was refused before there was anything to do."""

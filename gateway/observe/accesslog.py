@@ -66,21 +66,19 @@ class AccessLog:
 
     def write(self, record: AccessRecord) -> None:
         """Take the line of a request that has ended; returns at once and never raises."""
-        if record.route not in self._quiet_routes:
-            self._writer.append(self._line(record, self._stamp()))
+        if record.route in self._quiet_routes:
+            return
+        now = self._clock()
+        second = int(now)
+        if second != self._second:  # all but the milliseconds is made once a second
+            self._second = second
+            self._second_text = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+        stamp = self._second_text + _MILLISECONDS[int((now - second) * 1000)]
+        self._writer.append(self._line(record, stamp))
 
     def close(self) -> None:
         """Write what is waiting, for at most two seconds; later lines are dropped."""
         self._writer.close()
-
-    def _stamp(self) -> str:
-        """The time of now; all but the milliseconds is made once a second."""
-        now = self._clock()
-        second = int(now)
-        if second != self._second:
-            self._second = second
-            self._second_text = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
-        return self._second_text + _MILLISECONDS[int((now - second) * 1000)]
 
 
 class _Writer:

@@ -169,14 +169,15 @@ class Metrics:
             reason = reject_reason(record.error_code, record.route, record.model)
             if reason is not None:
                 bump(self._rejected, reason)
-        if record.ttft_s is not None or record.prompt_tokens or record.queue_s:
+        if record.prompt_tokens or record.queue_s or record.ttft_s is not None:
             self._count_work(record, model)
         if record.retry_count:
             self._retries += 1
         if record.limit is not None:
             bump(self._limits_reached, record.limit)
-        if record.key_id is not None:
-            self._count_key(record, record.key_id)
+        key_id = record.key_id
+        if key_id is not None:
+            self._count_key(record, key_id)
 
     def reject(self, reason: str) -> None:
         """

@@ -356,6 +356,14 @@ def test_patient_client_is_told_to_go_on(service: ServiceProcess) -> None:
         assert peer.recv(100).startswith(b"HTTP/1.1 200 ")
 
 
+def test_patience_of_an_older_client_is_not_understood(service: ServiceProcess) -> None:
+    # RFC 9110 section 10.1.1: who speaks HTTP/1.0 would take an interim reply for the reply.
+    request = post(service, GOOD_BODY, b"Expect: 100-continue").replace(b"HTTP/1.1", b"HTTP/1.0")
+    reply = talk(service.port, request, close_after=False)
+    assert reply.status == 200
+    assert b"100 Continue" not in reply.raw
+
+
 def test_bytes_after_a_refused_request_are_never_read_as_the_next(service: ServiceProcess) -> None:
     smuggled = post(service, GOOD_BODY)
     reply = talk(service.port, FRAMING["both lengths"](service) + smuggled)
