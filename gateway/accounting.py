@@ -55,9 +55,10 @@ def account_stream(call: Call, pump: Pump, continuation: Continuation | None = N
 
 def account_reply(call: Call, body: bytes) -> int:
     """The same for a reply in one piece; returns its tokens."""
-    call.record.prompt_tokens = tokens_of_reply(body)
-    _settle(call)
-    return call.record.prompt_tokens
+    tokens = call.record.prompt_tokens = tokens_of_reply(body)
+    if call.reservation is not None:
+        call.reservation.settle(tokens + call.record.completion_tokens)
+    return tokens
 
 
 def charge_no_prompt(call: Call) -> None:

@@ -241,8 +241,7 @@ class Dispatch:
 def _note_started(call: Call, tokens: int) -> None:
     """The engine may have seen the call: it counts, with so many tokens unless more is known."""
     if call.reservation is not None:
-        call.reservation.started()
-        call.reservation.settle(tokens)
+        call.reservation.started(tokens)
 
 
 async def _refusal(exchange: Exchange) -> ApiError:

@@ -32,7 +32,6 @@ from gateway.limits.cost import (
     refuse_giant,
     upper_bound,
 )
-from gateway.limits.headers import rate_headers
 from gateway.limits.ledger import Ledger
 from gateway.limits.refusal import as_error
 from gateway.limits.reservation import Reservation
@@ -82,13 +81,11 @@ class Spending:
     bookings: Bookings = field(default_factory=Bookings)
     """When each refused request should come back: one after another, as the limit allows."""
 
-    def show(self, call: Call) -> list[tuple[str, str]]:
-        """Put where the key stands now into the reply's headers; returns them."""
-        clocks = self.clocks
-        now, wall = clocks.monotonic(), clocks.wall()
-        headers = rate_headers(self.ledger.standing(_who(call), now, wall))
-        call.headers.update(headers)
-        return headers
+    def show(self, call: Call) -> None:
+        """Put where the key stands now into the reply's headers."""
+        who, clocks = call.principal, self.clocks
+        assert who is not None
+        call.headers.update(self.ledger.headers(who, clocks.monotonic(), clocks.wall()))
 
     def glance(self, call: Call) -> None:
         """Refuse at once a key that has nothing left.
@@ -96,10 +93,11 @@ class Spending:
         Raises:
             ApiError: 429.
         """
-        clocks = self.clocks
-        refusal = self.ledger.glance(_who(call), clocks.monotonic(), clocks.wall())
+        who, clocks = call.principal, self.clocks
+        assert who is not None
+        refusal = self.ledger.glance(who, clocks.monotonic(), clocks.wall())
         if refusal is not None and refusal.limit != "tokens":  # how many it wants is not known yet
-            self._refuse(_who(call), refusal)
+            self._refuse(who, refusal)
 
     async def reserve(
         self,
@@ -118,14 +116,16 @@ class Spending:
         Raises:
             ApiError: 400 `context_length_exceeded`, with the numbers, or 429.
         """
-        who = _who(call)
+        who = call.principal
+        assert who is not None
         if not plan.tasks:  # it only counts tokens, and uses none
             return plan, self._taken(who, self._take(who, plan, 0))
         bound = upper_bound(plan, facts)
-        if bound < facts.context_tokens and not self._is_near(who, bound):
-            taken = self._take(who, plan, bound + answer_tokens(plan, facts, None))
+        if bound < facts.context_tokens and bound * _NEAR <= self.ledger.most_tokens(who):
+            most = bound if plan.max_tokens is None else bound + answer_tokens(plan, facts, None)
+            taken = self._take(who, plan, most)
             if isinstance(taken, Reservation):
-                call.prompt_estimate = min(bound, likely_tokens(plan))
+                call.prompt_estimate = likely_tokens(plan)
                 return plan, taken
             if taken.limit not in _OF_TOKENS:
                 self._refuse(who, taken)
@@ -161,21 +161,9 @@ class Spending:
             taken = self._take(who, plan, prompt + answer_tokens(plan, facts, counts))
         return plan, taken
 
-    def _is_near(self, who: Principal, tokens: int) -> bool:
-        """Whether a loose bound would hold back much of what the key may spend."""
-        limits, near = self.ledger.limits_of(who), tokens * _NEAR
-        minute, day = limits.tokens_per_minute, limits.tokens_per_day
-        return (minute is not None and near > minute) or (day is not None and near > day)
-
     def _take(self, who: Principal, plan: EngineCall, tokens: int) -> Reservation | Refusal:
-        clocks = self.clocks
-        return self.ledger.reserve(
-            who,
-            requests=plan.choices,
-            tokens=tokens,
-            now=clocks.monotonic(),
-            wall=clocks.wall(),
-        )
+        now, wall = self.clocks.monotonic(), self.clocks.wall()
+        return self.ledger.reserve(who, requests=plan.choices, tokens=tokens, now=now, wall=wall)
 
     def _taken(self, who: Principal, taken: Reservation | Refusal) -> Reservation:
         if isinstance(taken, Refusal):
@@ -259,8 +247,3 @@ class Spending:
                 held.started()
                 raise context_exceeded(facts.context_tokens, max(counts))
         return counts
-
-
-def _who(call: Call) -> Principal:
-    assert call.principal is not None, "spending needs a key, or the stand-in for all"
-    return call.principal

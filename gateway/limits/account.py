@@ -1,33 +1,40 @@
 """PURE. The books of one key: its buckets, its requests in flight, its tokens of the day.
 
-An account is changed by the ledger alone. Days are told apart by a number that the ledger counts
-up at each new day; an account that has not been opened since is brought up to date when it is.
+An account is changed by the ledger and by the ends of its reservations alone. What all accounts
+share, the day and the last moment they were told of, is in one `Today`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
 
-from gateway.limits.gcra import Gcra, Taken, TooLarge
+from gateway.limits.gcra import Gcra, TooLarge
+from gateway.limits.reservation import Reservation
 from gateway.limits.standing import Gauge, LimitName, Refusal, Standing
 from keys import Limits, Principal
 
-__all__ = ["Account", "Holding"]
+__all__ = ["Account", "Today"]
 
 _IN_FLIGHT_RETRY_S = 1.0
 """When requests in flight end is not known here."""
 _NO_LIMITS = Limits()
 
 
-@dataclass(slots=True, eq=False)
-class Holding:
-    """What an account has handed out for one request and may get back."""
+class Today:
+    """What the accounts of a ledger have in common; changed by the ledger."""
 
-    requests: int
-    tokens: int
-    day: int
-    rate: Taken | None
-    token_rate: Taken | None
+    __slots__ = ("changes", "day", "now")
+
+    def __init__(self) -> None:
+        self.day = 0
+        """Counts up with each new date."""
+        self.now = -math.inf
+        """The last moment the ledger was told of, in seconds on the monotonic clock."""
+        self.changes = 0
+        """Counts up with everything that is worth saving."""
+
+    def __repr__(self) -> str:
+        return f"<Today {self.day}>"
 
 
 class Account:
@@ -35,39 +42,50 @@ class Account:
     One key's books.
 
     Args:
-        day: The number of the day it is opened on.
+        today: The day that its tokens are counted for.
     """
 
     __slots__ = (
-        "day",
+        "crowd",
+        "daily",
         "held_today",
         "in_use",
         "limits",
         "principal",
+        "request_rate",
         "requests",
+        "today",
+        "token_rate",
         "tokens",
         "used_today",
     )
 
-    def __init__(self, day: int) -> None:
-        self.principal: Principal | None = None
-        """Whose `limits` those are; of each reading of the keys there is another."""
-        self.limits = _NO_LIMITS
-        """The limits in force."""
+    def __init__(self, today: Today) -> None:
+        self.today = today
         self.requests = Gcra()
         self.tokens = Gcra()
         self.in_use = 0
-        self.day = day
         self.used_today = 0
         self.held_today = 0
+        self.principal: Principal | None = None
+        """Whose `limits` those are; of each reading of the keys there is another."""
+        self.set_limits(_NO_LIMITS)
 
     def __repr__(self) -> str:
         return f"<Account {self.in_use} in use, {self.used_today} tokens today>"
 
-    def on_day(self, day: int) -> None:
-        """Begin a new day if *day* is not the one the counters are of."""
-        if day != self.day:
-            self.day, self.used_today, self.held_today = day, 0, 0
+    def set_limits(self, limits: Limits) -> None:
+        """Put other limits in force; forgets nothing."""
+        self.limits = limits
+        # The same for comparisons: what has no limit may be infinitely much.
+        self.crowd = _bound(limits.concurrency)
+        self.request_rate = _bound(limits.requests_per_minute)
+        self.token_rate = _bound(limits.tokens_per_minute)
+        self.daily = _bound(limits.tokens_per_day)
+
+    def begin_day(self) -> None:
+        """Count the tokens of a new day."""
+        self.used_today = self.held_today = 0
 
     def fits(self, requests: int, tokens: int, now: float) -> bool:
         """Whether no limit refuses; changes nothing.
@@ -77,18 +95,21 @@ class Account:
             tokens: Prompt and completion tokens, at least 0.
             now: Seconds on the monotonic clock.
         """
+        if self.in_use + requests > self.crowd:
+            return False
+        if self.used_today + self.held_today + tokens > self.daily:
+            return False
+        full = self.requests.tat_s <= now and self.tokens.tat_s <= now
+        if full and requests <= self.request_rate and tokens <= self.token_rate:
+            return True
+        return self._fits_rates(requests, tokens, now)
+
+    def _fits_rates(self, requests: int, tokens: int, now: float) -> bool:
         limits = self.limits
-        most = limits.concurrency
-        if most is not None and self.in_use + requests > most:
-            return False
-        most = limits.tokens_per_day
-        if most is not None and self.used_today + self.held_today + tokens > most:
-            return False
-        rate = limits.requests_per_minute
+        rate, token_rate = limits.requests_per_minute, limits.tokens_per_minute
         if rate is not None and self.requests.check(requests, rate, now) is not None:
             return False
-        rate = limits.tokens_per_minute
-        return rate is None or self.tokens.check(tokens, rate, now) is None
+        return token_rate is None or self.tokens.check(tokens, token_rate, now) is None
 
     def refusal(self, requests: int, tokens: int, now: float, day_left_s: float) -> Refusal:
         """The refusal that lasts longest of what does not fit; changes nothing.
@@ -124,59 +145,57 @@ class Account:
         elif self.used_today + tokens <= limit:
             # Only held by requests in flight, which seldom use all that they hold.
             retry_after_s = min(_IN_FLIGHT_RETRY_S, day_left_s)
-        return Refusal("tokens_per_day", retry_after_s, limit, tokens, self._day_left(limit))
+        return Refusal("tokens_per_day", retry_after_s, limit, tokens, self.day_left(limit))
 
-    def _day_left(self, limit: int) -> int:
+    def day_left(self, limit: int) -> int:
+        """Tokens that are left of the day's *limit*, at least 0."""
         return max(0, limit - self.used_today - self.held_today)
 
-    def hand_out(self, requests: int, tokens: int, now: float) -> Holding:
+    def hand_out(self, requests: int, tokens: int, now: float) -> Reservation:
         """Take what `fits`."""
         limits = self.limits
         rate, token_rate = limits.requests_per_minute, limits.tokens_per_minute
         self.in_use += requests
         self.held_today += tokens
-        return Holding(
+        return Reservation(
+            self,
             requests,
             tokens,
-            self.day,
+            self.today.day,
             None if rate is None else self.requests.take_checked(requests, rate, now),
             None if token_rate is None else self.tokens.take_checked(tokens, token_rate, now),
         )
 
-    def lower(self, holding: Holding, tokens: int) -> None:
-        """Give back what *holding* has beyond *tokens*."""
-        surplus = holding.tokens - tokens
+    def lower(self, held: Reservation, tokens: int) -> None:
+        """Give back what *held* has beyond *tokens*."""
+        surplus = held.tokens - tokens
         if surplus <= 0:
             return
-        holding.tokens = tokens
-        if holding.token_rate is not None:
-            self.tokens.give_back(holding.token_rate, surplus)
-        if holding.day == self.day:
+        held.tokens = tokens
+        if held.token_rate is not None:
+            self.tokens.give_back(held.token_rate, surplus)
+        if held.day == self.today.day:
             self.held_today -= surplus
 
-    def take_back(self, holding: Holding, counts: bool, used: int, now: float) -> None:
-        """End *holding*; to be called once.
+    def take_back(self, held: Reservation, counts: bool, used: int) -> None:
+        """End a reservation; to be called once.
 
         Args:
-            holding: From `hand_out`.
+            held: From `hand_out`.
             counts: Whether the requests themselves count.
             used: Tokens really used, at least 0; may be more than were held.
-            now: Seconds on the monotonic clock; only matters if more were used than held.
         """
-        self.in_use -= holding.requests
-        rate, token_rate, held = holding.rate, holding.token_rate, holding.tokens
+        today, rate, token_rate, tokens = self.today, held.rate, held.token_rate, held.tokens
+        today.changes += 1
+        self.in_use -= held.requests
         if rate is not None:
-            if not counts:
-                self.requests.give_back(rate, holding.requests)
-            self.requests.close(rate)
+            self.requests.close(rate, 0 if counts else held.requests)
         if token_rate is not None:
-            if used < held:
-                self.tokens.give_back(token_rate, held - used)
-            self.tokens.close(token_rate)
-            if used > held:
-                self.tokens.charge(used - held, token_rate.per_minute, now)
-        if holding.day == self.day:
-            self.held_today -= held
+            self.tokens.close(token_rate, tokens - used)
+            if used > tokens:
+                self.tokens.charge(used - tokens, token_rate.per_minute, today.now)
+        if held.day == today.day:
+            self.held_today -= tokens
             self.used_today += used
 
     def standing(self, now: float, day_left_s: float) -> Standing:
@@ -193,13 +212,17 @@ class Account:
         used, held = self.used_today, self.held_today
         limit = limits.tokens_per_day
         if limit is not None:
-            day = Gauge(limit, self._day_left(limit), day_left_s if used or held else 0.0)
+            day = Gauge(limit, self.day_left(limit), day_left_s if used or held else 0.0)
         return Standing(limits, requests, tokens, day, self.in_use, used, held)
 
     def forgettable(self, now: float) -> bool:
         """Whether a new account would answer every question the same way."""
         full = self.requests.tat_s <= now and self.tokens.tat_s <= now
         return full and not (self.in_use or self.used_today or self.held_today)
+
+
+def _bound(limit: int | None) -> float:
+    return math.inf if limit is None else limit
 
 
 def _lasts_s(refusal: Refusal) -> float:

@@ -34,8 +34,9 @@ def refuse_giant(plan: EngineCall, facts: ModelFacts) -> None:
     Raises:
         ApiError: 400 `context_length_exceeded`; the number is the least that it could be.
     """
-    least = len(plan.body) // _LONGEST_TOKEN_BYTES // _inputs(plan)
-    if least > facts.context_tokens and not _has_media(plan, facts):
+    inputs = plan.prompts if plan.generates else plan.tasks  # that the engine works on
+    least = len(plan.body) // _LONGEST_TOKEN_BYTES // inputs
+    if least > facts.context_tokens and not ((facts.vision or facts.audio) and _has_media(plan)):
         raise context_exceeded(facts.context_tokens, least)
 
 
@@ -44,21 +45,17 @@ def likely_tokens(plan: EngineCall) -> int:
     return len(plan.body) // _USUAL_TOKEN_BYTES
 
 
-def _inputs(plan: EngineCall) -> int:
-    """Prompts that the engine works on."""
-    return plan.prompts if plan.generates else plan.tasks
-
-
-def _has_media(plan: EngineCall, facts: ModelFacts) -> bool:
-    return (facts.vision or facts.audio) and any(mark in plan.body for mark in _MEDIA)
+def _has_media(plan: EngineCall) -> bool:
+    return any(mark in plan.body for mark in _MEDIA)
 
 
 def upper_bound(plan: EngineCall, facts: ModelFacts) -> int:
     """The most tokens that all prompts together can have."""
-    inputs, size = _inputs(plan), len(plan.body)
+    inputs, size = plan.prompts if plan.generates else plan.tasks, len(plan.body)
     if plan.path == _RERANK_PATH:  # it has its query once, and the engine reads it with each input
         size *= inputs
-    return upper_tokens(size, inputs, facts.context_tokens, media=_has_media(plan, facts))
+    media = (facts.vision or facts.audio) and _has_media(plan)
+    return upper_tokens(size, inputs, facts.context_tokens, media=media)
 
 
 def least_tokens(plan: EngineCall, facts: ModelFacts) -> int:

@@ -42,13 +42,18 @@ class TooLarge:
     """Never: it costs more than a full minute's worth."""
 
 
-@dataclass(slots=True, eq=False)
 class Taken:
     """Something taken that may still come back; made by `Gcra.take`."""
 
-    cost: float
-    per_minute: int
-    floor_s: float = -math.inf
+    __slots__ = ("cost", "floor_s", "per_minute")
+
+    def __init__(self, cost: float, per_minute: int) -> None:
+        self.cost = cost
+        self.per_minute = per_minute
+        self.floor_s = -math.inf
+
+    def __repr__(self) -> str:
+        return f"<Taken {self.cost} of {self.per_minute} a minute>"
 
 
 class Gcra:
@@ -96,15 +101,19 @@ class Gcra:
 
     def take_checked(self, cost: float, per_minute: int, now: float) -> Taken:
         """Take *cost*, which `check` has let pass with the same arguments."""
-        self.charge(cost, per_minute, now)
         taken = Taken(cost, per_minute)
-        self._open[taken] = None
+        if self.tat_s <= now:  # full: all that was taken before has been earned
+            self.tat_s = now + cost * WINDOW_S / per_minute
+            self._open = {taken: None}
+        else:
+            self.charge(cost, per_minute, now)
+            self._open[taken] = None
         return taken
 
     def charge(self, cost: float, per_minute: int, now: float) -> None:
         """Take *cost* whether or not it is there: what was spent, was spent."""
         cost_s = cost * WINDOW_S / per_minute
-        if self.tat_s <= now:  # all that was taken before has been earned
+        if self.tat_s <= now:
             self.tat_s = now + cost_s
             self._open.clear()
             return
@@ -134,9 +143,15 @@ class Gcra:
                 break
             older.floor_s = max(older.floor_s - back_s, floor_s)
 
-    def close(self, taken: Taken) -> None:
-        """Nothing of *taken* comes back any more; safe to call twice."""
-        self._open.pop(taken, None)
+    def close(self, taken: Taken, unused: float = 0) -> None:
+        """Give back *unused*, at least 0 or ignored; then nothing of *taken* comes back any more.
+
+        Safe to call twice.
+        """
+        if taken in self._open:
+            if unused > 0:
+                self.give_back(taken, unused)
+            del self._open[taken]
 
     def remaining(self, per_minute: int, now: float) -> int:
         """The largest whole cost that could be taken now."""

@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import math
 
-from gateway.limits.account import Account, Holding
+from gateway.limits.account import Account, Today
+from gateway.limits.headers import rate_headers
 from gateway.limits.reservation import Reservation
 from gateway.limits.saved import Saved, Snapshot
 from gateway.limits.standing import Refusal, Standing
@@ -41,9 +42,7 @@ class Ledger:
         self._accounts: dict[str, Account] = {}
         self._date = -1  # the day since the epoch that the counters are of
         self._midnight = 0.0  # when it ends, in seconds since the epoch
-        self._day = 0  # counts up with each new date
-        self._now = -math.inf
-        self._changes = 0
+        self._today = Today()
 
     def __repr__(self) -> str:
         in_use = sum(account.in_use for account in self._accounts.values())
@@ -56,7 +55,16 @@ class Ledger:
     @property
     def changes(self) -> int:
         """Counts up with each reservation, its end, and `restore`; equal means nothing to save."""
-        return self._changes
+        return self._today.changes
+
+    def most_tokens(self, principal: Principal) -> float:
+        """The most tokens that one request of a key can ever get; infinite without a limit."""
+        account = self._accounts.get(principal.key_id)
+        if account is None or account.principal is not principal:
+            account = Account(self._today)
+            account.set_limits(self.limits_of(principal))
+        minute, day = account.token_rate, account.daily
+        return minute if minute < day else day
 
     def limits_of(self, principal: Principal) -> Limits:
         """The limits in force for a key; None in it stands for no limit."""
@@ -82,13 +90,12 @@ class Ledger:
         """
         if requests < 1 or tokens < 0:
             raise ValueError(f"must be at least 1 and 0, not {requests} and {tokens}")
-        self._turn_to(now, wall)
-        account = self._look(principal)
+        account = self._account(principal, now, wall)
         if not account.fits(requests, tokens, now):
             return account.refusal(requests, tokens, now, self._midnight - wall)
         self._accounts[principal.key_id] = account
-        self._changes += 1
-        return Reservation(account, account.hand_out(requests, tokens, now), self._end)
+        self._today.changes += 1
+        return account.hand_out(requests, tokens, now)
 
     def in_use(self) -> dict[str, int]:
         """Requests that run or wait now, of each key that has any."""
@@ -98,22 +105,24 @@ class Ledger:
 
     def glance(self, principal: Principal, now: float, wall: float) -> Refusal | None:
         """Whether one request of one token would be refused; takes nothing."""
-        self._turn_to(now, wall)
-        account = self._look(principal)
+        account = self._account(principal, now, wall)
         if account.fits(1, 1, now):
             return None
         return account.refusal(1, 1, now, self._midnight - wall)
 
     def standing(self, principal: Principal, now: float, wall: float) -> Standing:
-        """Where a key stands, for reply headers and for people."""
-        self._turn_to(now, wall)
-        return self._look(principal).standing(now, self._midnight - wall)
+        """Where a key stands, for people."""
+        return self._account(principal, now, wall).standing(now, self._midnight - wall)
+
+    def headers(self, principal: Principal, now: float, wall: float) -> dict[str, str]:
+        """Where a key stands, as reply headers."""
+        account = self._account(principal, now, wall)
+        return rate_headers(account, now, self._midnight - wall)
 
     def prune(self, now: float, wall: float) -> None:
         """Forget the keys of which there is nothing to remember. O(keys)."""
         self._turn_to(now, wall)
         for key_id, account in list(self._accounts.items()):
-            account.on_day(self._day)
             if account.forgettable(now):
                 del self._accounts[key_id]
 
@@ -125,14 +134,14 @@ class Ledger:
         """
         self._turn_to(now, wall)
         # Lists of plain numbers: ten thousand tuples would also set off the garbage collector.
-        accounts, day = list(self._accounts.values()), self._day
+        accounts = list(self._accounts.values())
         return Snapshot(
             now=now,
             wall=wall,
             date=self._date,
             key_ids=list(self._accounts),
             full_at_s=[account.tokens.tat_s for account in accounts],
-            used=[account.used_today if account.day == day else 0 for account in accounts],
+            used=[account.used_today for account in accounts],
         )
 
     def restore(self, state: object, now: float, wall: float) -> None:
@@ -148,46 +157,44 @@ class Ledger:
         self._turn_to(now, wall)
         if saved.date == self._date + 1:
             self._set_date(saved.date)  # the clock stepped back over midnight
-        self._changes += 1
+        self._today.changes += 1
         passed_s = max(0.0, wall - saved.wall)
         for key_id, kept in saved.keys.items():
-            account = self._accounts[key_id] = Account(self._day)
+            account = self._accounts[key_id] = Account(self._today)
             account.tokens.tat_s = now + min(max(0.0, kept.debt_s - passed_s), _MAX_DEBT_S)
             account.used_today = kept.used if saved.date >= self._date else 0
 
+    def _account(self, principal: Principal, now: float, wall: float) -> Account:
+        """The account of a key, of this moment; a new one is not kept yet."""
+        self._today.now = now
+        if not 0.0 < self._midnight - wall <= _DAY_S:
+            self._turn_date(math.floor(wall / _DAY_S))
+        account = self._accounts.get(principal.key_id)
+        if account is None:
+            account = Account(self._today)
+        if account.principal is not principal:
+            account.principal = principal
+            account.set_limits(_in_force(principal.limits, self._defaults))
+        return account
+
     def _turn_to(self, now: float, wall: float) -> None:
-        if now > self._now:
-            self._now = now
+        self._today.now = now
         if not 0.0 < self._midnight - wall <= _DAY_S:
             self._turn_date(math.floor(wall / _DAY_S))
 
     def _turn_date(self, date: int) -> None:
+        """Set the date; a later one is a new day for all accounts. O(keys)."""
         if date > self._date:
             self._set_date(date)
-            self._day += 1
+            self._today.day += 1
+            for account in self._accounts.values():
+                account.begin_day()
         elif date < self._date - 1:
             self._set_date(date)
 
     def _set_date(self, date: int) -> None:
         self._date = date
         self._midnight = float((date + 1) * _DAY_S)
-
-    def _look(self, principal: Principal) -> Account:
-        account = self._accounts.get(principal.key_id)
-        if account is None:
-            account = Account(self._day)
-        elif account.day != self._day:
-            account.on_day(self._day)
-        if account.principal is not principal:
-            account.principal = principal
-            account.limits = _in_force(principal.limits, self._defaults)
-        return account
-
-    def _end(self, account: Account, holding: Holding, counts: bool, used: int) -> None:
-        self._changes += 1
-        if account.day != self._day:
-            account.on_day(self._day)
-        account.take_back(holding, counts, used, self._now)
 
 
 def _in_force(own: Limits, default: Limits) -> Limits:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from types import TracebackType
+from typing import TYPE_CHECKING
 
-from gateway.limits.account import Account, Holding
+from gateway.limits.gcra import Taken
+
+if TYPE_CHECKING:
+    from gateway.limits.account import Account
 
 __all__ = ["Reservation"]
 
@@ -19,14 +22,38 @@ class Reservation:
     calling anything after leaving, does nothing.
     """
 
-    __slots__ = ("_account", "_end", "_holding", "_left", "_started", "_used")
+    __slots__ = (
+        "_account",
+        "_left",
+        "_started",
+        "_used",
+        "day",
+        "rate",
+        "requests",
+        "token_rate",
+        "tokens",
+    )
 
     def __init__(
-        self, account: Account, holding: Holding, end: Callable[[Account, Holding, bool, int], None]
+        self,
+        account: Account,
+        requests: int,
+        tokens: int,
+        day: int,
+        rate: Taken | None,
+        token_rate: Taken | None,
     ) -> None:
         self._account = account
-        self._holding = holding
-        self._end = end
+        self.requests = requests
+        """Generations it holds."""
+        self.tokens = tokens
+        """Tokens it holds."""
+        self.day = day
+        """The day they count for."""
+        self.rate = rate
+        """The requests, as far as they are limited by the minute."""
+        self.token_rate = token_rate
+        """The tokens, as far as they are limited by the minute."""
         self._started = False
         self._used = 0
         self._left = False
@@ -35,19 +62,13 @@ class Reservation:
         state = "left" if self._left else "started" if self._started else "held"
         return f"<Reservation {self.requests} requests, {self.tokens} tokens, {state}>"
 
-    @property
-    def requests(self) -> int:
-        """Generations it holds."""
-        return self._holding.requests
+    def started(self, tokens: int = 0) -> None:
+        """The engine was given the request: from here on it counts, and so do *tokens*, at least 0.
 
-    @property
-    def tokens(self) -> int:
-        """Tokens it holds."""
-        return self._holding.tokens
-
-    def started(self) -> None:
-        """The engine was given the request: from here on it counts."""
+        Of those the last word wins, as of `settle`.
+        """
         self._started = True
+        self._used = tokens
 
     def settle(self, tokens: int) -> None:
         """Tell how many tokens were really used, at least 0; the last word before leaving wins."""
@@ -60,14 +81,14 @@ class Reservation:
         if tokens < 0:
             raise ValueError(f"must be at least 0, not {tokens}")
         if not self._left:
-            self._account.lower(self._holding, tokens)
+            self._account.lower(self, tokens)
 
     def leave(self) -> None:
         """End it, as leaving the block does."""
         if self._left:
             return
         self._left, started = True, self._started
-        self._end(self._account, self._holding, started, self._used if started else 0)
+        self._account.take_back(self, started, self._used if started else 0)
 
     def __enter__(self) -> Reservation:
         return self

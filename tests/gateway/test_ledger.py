@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.limits.headers import rate_headers
 from gateway.limits.ledger import Ledger, Refusal, Reservation
 from keys import Limits, Principal
 
@@ -79,7 +78,7 @@ def test_key_without_limits_is_never_refused_and_gets_no_headers() -> None:
         reserve(ledger, who, tokens=10**9)
     assert ledger.glance(who, 0.0, NOON) is None
     standing = ledger.standing(who, 0.0, NOON)
-    assert rate_headers(standing) == []
+    assert ledger.headers(who, 0.0, NOON) == {}
     assert standing.in_use == 1000
 
 
@@ -537,7 +536,7 @@ def test_headers_are_consistent_with_what_happens_next(data: st.DataObject) -> N
     for _ in range(data.draw(st.integers(1, 30))):
         now += data.draw(st.sampled_from([0.0, 0.01, 1 / 3, 5.0]))
         wall = NOON + now
-        told = dict(rate_headers(ledger.standing(who, now, wall)))
+        told = ledger.headers(who, now, wall)
         requests = told.get("x-ratelimit-remaining-requests")
         tokens = int(told.get("x-ratelimit-remaining-tokens", 1000))
         if requests == "0":

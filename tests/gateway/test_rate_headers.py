@@ -4,32 +4,44 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.limits.account import Account, Today
 from gateway.limits.headers import duration, rate_headers
-from gateway.limits.standing import Gauge, Standing
 from keys import Limits
 
 
-def standing(
-    requests: Gauge | None = None, tokens: Gauge | None = None, day: Gauge | None = None
-) -> Standing:
-    return Standing(Limits(), requests, tokens, day, in_use=0, tokens_today=0, tokens_held=0)
+def account(limits: Limits, *, requests: int = 0, tokens: int = 0) -> Account:
+    """The books of a key that took so much at second 0."""
+    books = Account(Today())
+    books.set_limits(limits)
+    books.hand_out(requests, tokens, 0.0)
+    return books
 
 
 def test_six_headers_as_openai_names_them() -> None:
-    found = rate_headers(standing(Gauge(60, 59, 1.0), Gauge(150_000, 149_984, 0.0064)))
-    assert found == [
-        ("x-ratelimit-limit-requests", "60"),
-        ("x-ratelimit-remaining-requests", "59"),
-        ("x-ratelimit-reset-requests", "1s"),
-        ("x-ratelimit-limit-tokens", "150000"),
-        ("x-ratelimit-remaining-tokens", "149984"),
-        ("x-ratelimit-reset-tokens", "7ms"),
-    ]
+    books = account(
+        Limits(requests_per_minute=60, tokens_per_minute=150_000), requests=1, tokens=16
+    )
+    assert rate_headers(books, 0.0, 9.0) == {
+        "x-ratelimit-limit-requests": "60",
+        "x-ratelimit-remaining-requests": "59",
+        "x-ratelimit-reset-requests": "1s",
+        "x-ratelimit-limit-tokens": "150000",
+        "x-ratelimit-remaining-tokens": "149984",
+        "x-ratelimit-reset-tokens": "7ms",
+    }
+    assert rate_headers(books, 1.0, 9.0) == {
+        "x-ratelimit-limit-requests": "60",
+        "x-ratelimit-remaining-requests": "60",
+        "x-ratelimit-reset-requests": "0s",
+        "x-ratelimit-limit-tokens": "150000",
+        "x-ratelimit-remaining-tokens": "150000",
+        "x-ratelimit-reset-tokens": "0s",
+    }
 
 
 def test_what_has_no_limit_has_no_headers() -> None:
-    assert rate_headers(standing()) == []
-    assert [name for name, _ in rate_headers(standing(Gauge(1, 1, 0.0)))] == [
+    assert rate_headers(account(Limits()), 0.0, 9.0) == {}
+    assert list(rate_headers(account(Limits(requests_per_minute=1)), 0.0, 9.0)) == [
         "x-ratelimit-limit-requests",
         "x-ratelimit-remaining-requests",
         "x-ratelimit-reset-requests",
@@ -37,15 +49,27 @@ def test_what_has_no_limit_has_no_headers() -> None:
 
 
 @pytest.mark.parametrize(
-    ("minute", "day", "remaining"),
-    [(Gauge(9, 5, 1.0), Gauge(99, 6, 2.0), "5"), (Gauge(9, 5, 1.0), Gauge(99, 4, 2.0), "4"),
-     (None, Gauge(99, 4, 2.0), "4")],
-)  # fmt: skip
+    ("minute", "day", "told"),
+    [
+        (9, 10, ("9", "5", "26.667s")),
+        (9, 9, ("9", "5", "26.667s")),
+        (9, 8, ("8", "4", "1h0m0s")),
+        (None, 8, ("8", "4", "1h0m0s")),
+        (None, 4, ("4", "0", "1h0m0s")),
+        (9, None, ("9", "5", "26.667s")),
+    ],
+)
 def test_tighter_of_minute_and_day_is_told(
-    minute: Gauge | None, day: Gauge, remaining: str
+    minute: int | None, day: int | None, told: tuple[str, str, str]
 ) -> None:
-    found = dict(rate_headers(standing(tokens=minute, day=day)))
-    assert found["x-ratelimit-remaining-tokens"] == remaining
+    books = account(Limits(tokens_per_minute=minute, tokens_per_day=day), tokens=4)
+    found = rate_headers(books, 0.0, 3600.0)
+    assert tuple(found.values()) == told
+
+
+def test_day_of_which_nothing_is_spent_is_all_there() -> None:
+    found = rate_headers(account(Limits(tokens_per_day=8)), 0.0, 3600.0)
+    assert tuple(found.values()) == ("8", "8", "0s")
 
 
 @pytest.mark.parametrize(
