@@ -96,7 +96,7 @@ class Inference:
         return Reply(body=body, headers=call.headers, content_type="application/json")
 
     def _refuse_known_killers(self, call: Call, digest: bytes | None = None) -> None:
-        if self.suspects:
+        if self.suspects.known:
             assert call.principal is not None
             now = asyncio.get_running_loop().time()
             refuse_known_killers(self.suspects, call.principal.key_id, digest, now)
@@ -118,7 +118,7 @@ class Inference:
     def look_at(self, call: Call, plan: EngineCall) -> None:
         """Take note of what was planned; what may not be is refused before it counts as work."""
         self._note(call, plan)
-        if self.suspects:  # it is looked up again when its turn has come
+        if self.suspects.known:  # it is looked up again when its turn has come
             self._refuse_known_killers(call, digest_of(plan.path, plan.body))
 
     async def replanned(

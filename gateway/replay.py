@@ -127,7 +127,7 @@ class Replay:
         self, call: Call, plan: EngineCall, deadline: Deadline, attempt: Attempt[T], case: _Case
     ) -> T:
         case.alone = False
-        alone = bool(self._suspects) and self._look_up(call, case)
+        alone = self._suspects.known and self._look_up(call, case)
         dispatch, again = self._dispatch, bool(case.tries or case.replays)
         lease = dispatch.try_admit(call, plan, again=again, alone=alone)
         if lease is None:
@@ -138,7 +138,7 @@ class Replay:
             if not plan.tasks:  # it takes no slot, so nothing else keeps it out
                 await self._nobody_alone(deadline)
             # One like it may have killed the engine while it waited, or have been answered.
-            if (bool(self._suspects) and self._look_up(call, case)) is not alone:
+            if (self._suspects.known and self._look_up(call, case)) is not alone:
                 raise _ClearedMeanwhile if alone else _AccusedMeanwhile
             if plan.tasks and not alone:
                 case.generation = self._engine.generation

@@ -69,13 +69,18 @@ class Suspects:
         self._deaths = _Deaths(remember_s)
         self._lone_deaths = _Deaths(remember_s)
         self._all_deaths = _Deaths(remember_s)
+        self.known = False
+        """Whether there is anything to look up; without it no digest needs to be made."""
 
     def __repr__(self) -> str:
         return f"<Suspects {len(self._accused)} accused, {len(self._convicted)} convicted>"
 
     def __bool__(self) -> bool:
-        """Whether there is anything to look up; without it no digest needs to be made."""
-        return bool(
+        return self.known
+
+    def _note_known(self) -> None:
+        """To be called whenever something was remembered or forgotten."""
+        self.known = bool(
             self._accused.since_s
             or self._convicted.since_s
             or self._deaths.by_key
@@ -94,6 +99,7 @@ class Suspects:
         suspended = self._suspends_keys and self._all_deaths.unshared(key) >= _UNSHARED
         if suspended:
             self._suspended.add(key, now)
+        self._note_known()
         return suspended
 
     def died_alone(self, digest: bytes, key: str, generation: int, now: float) -> Judgement:
@@ -107,6 +113,7 @@ class Suspects:
         if self._suspends_keys and self._lone_deaths.of(key, now) >= _LONE_DEATHS:
             self._suspended.add(key, now)
             suspended = True
+        self._note_known()
         return Judgement(convicted, suspended)
 
     def forget_old(self, now: float) -> None:
@@ -114,27 +121,35 @@ class Suspects:
         for memory in (self._accused, self._convicted, self._suspended):
             memory.forget_old(now)
         self._deaths.forget_old(now)
+        self._note_known()
 
     def clear(self, digest: bytes, key: str) -> None:
         """The request came to its end, alone; it is none of those that kill."""
         self._accused.forget(digest)
         self._deaths.forget(key)
+        self._note_known()
 
     def is_accused(self, digest: bytes, now: float) -> bool:
         """Whether the engine died with this request inside."""
-        return self._accused.left_s(digest, now) > 0
+        return self._left_s(self._accused, digest, now) > 0
 
     def must_be_alone(self, digest: bytes, key: str, now: float) -> bool:
         """Whether the request is suspected, or its key is on probation."""
-        return self._deaths.of(key, now) >= _DEATHS or self.is_accused(digest, now)
+        inside = self._deaths.of(key, now)
+        return self.is_accused(digest, now) or inside >= _DEATHS
 
     def quarantined_s(self, digest: bytes, now: float) -> float:
         """Seconds for which the request is still refused; 0 when it is not."""
-        return self._convicted.left_s(digest, now)
+        return self._left_s(self._convicted, digest, now)
 
     def suspended_s(self, key: str, now: float) -> float:
         """Seconds for which the key is still suspended; 0 when it is not."""
-        return self._suspended.left_s(key, now)
+        return self._left_s(self._suspended, key, now)
+
+    def _left_s(self, memory: _Memory[K], what: K, now: float) -> float:
+        left_s = memory.left_s(what, now)  # forgets what is old enough
+        self._note_known()
+        return left_s
 
 
 class _Memory(Generic[K]):
