@@ -14,6 +14,8 @@ import random
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
+from multidict import istr
+
 from gateway.access.auth import Authenticator
 from gateway.call import Call
 from gateway.clocks import Clocks
@@ -35,6 +37,9 @@ _log = logging.getLogger(__name__)
 Endpoint = Callable[[Call], Awaitable[Reply]]
 
 _KEY_PREFIX = "sk-lg-"
+_REQUEST_ID = istr("X-Request-Id")
+_FORWARDED_FOR = istr("X-Forwarded-For")
+_RETRY_COUNT = istr("X-Stainless-Retry-Count")
 _METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"))
 
 
@@ -167,12 +172,12 @@ class App:
             block_limit_bytes=self.head_block_bytes,
         )
         path, _, query = target.partition("?")
-        route = self._route(path)
+        route = self.routes.get(path) or self._pattern(path)
         if route is None:
             call.record.route = "other"
         else:
             call.record.route, call.error_body = route.name, route.error_body
-        if _KEY_PREFIX in query:
+        if query and _KEY_PREFIX in query:
             raise ApiError("invalid_http", "An API key does not belong into the URL.")
         if request.method == "OPTIONS" and self.cors.enabled:
             return self._preflight
@@ -180,7 +185,7 @@ class App:
             raise ApiError("method_not_allowed")
         if route is None:
             raise not_found(path)
-        endpoint = route.endpoint(request.method)
+        endpoint = route.endpoints.get(request.method) or route.endpoint(request.method)
         if endpoint is None:
             call.headers["Allow"] = route.allow
             raise ApiError("method_not_allowed")
@@ -190,10 +195,7 @@ class App:
                 raise ApiError("draining", retry_after_s=1.0)
         return endpoint
 
-    def _route(self, path: str) -> Route | None:
-        route = self.routes.get(path)
-        if route is not None:
-            return route
+    def _pattern(self, path: str) -> Route | None:
         for prefix, candidate in self.patterns:
             if path.startswith(prefix) and len(path) > len(prefix):
                 return candidate
@@ -221,12 +223,12 @@ class App:
     def _open_call(self, request: FrontRequest, wall: float) -> Call:
         headers, client = request.headers, request.remote or "local"
         reply_id = _new_id()
-        request_id = safe_request_id(headers.get("X-Request-Id")) or "req_" + reply_id
-        forwarded = headers.get("X-Forwarded-For")
+        request_id = safe_request_id(headers.get(_REQUEST_ID)) or "req_" + reply_id
+        forwarded = headers.get(_FORWARDED_FOR)
         if forwarded is not None:
             client = self.proxies.client(client, forwarded)
         record = AccessRecord(request_id, client, request.method, request.raw_path)
-        retries = headers.get("X-Stainless-Retry-Count")
+        retries = headers.get(_RETRY_COUNT)
         if retries is not None and retries.isdecimal() and len(retries) < 4:
             record.retry_count = int(retries)
         reply_headers = {

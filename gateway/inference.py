@@ -13,7 +13,14 @@ from gateway.app import Endpoint
 from gateway.call import Call
 from gateway.dialects.base import Dialect, EngineCall, FieldPolicy, ModelFacts
 from gateway.errors import ApiError
-from gateway.front.body import BodyBudget, BodyClaim, BodyRules, check_body_headers, read_body
+from gateway.front.body import (
+    BodyBudget,
+    BodyClaim,
+    BodyRules,
+    check_body_headers,
+    read_at_once,
+    read_body,
+)
 from gateway.front.reply import Reply
 from gateway.off_loop import OFF_LOOP_BYTES, off_loop, off_loop_if_large
 from gateway.queue.admission import Admission, Wish
@@ -80,18 +87,19 @@ class Inference:
         call.patience = patience_of(headers)
         call.continue_stream = wants_continuation(headers, key_says=principal.continue_streams)
         check_body_headers(call.request, self.rules.limit_bytes)
-        with self.budget.claim(principal.key_id) as claim:
-            work = _Work(self, call, dialect, await self._read(call, claim), claim)
-            try:
-                if work.streamed:
-                    return await self.relay.stream(call, dialect, work.plan)
-                if dialect.counts:  # it has no queue of its own
-                    async with self.spending.counting(principal.key_id):
-                        body = await self.relay.whole(call, dialect, work.plan)
-                else:
+        work = _Work(self, call, dialect, self.budget.claim(principal.key_id))
+        try:
+            if not work.read_at_once():
+                await work.read()
+            if work.streamed:
+                return await self.relay.stream(call, dialect, work.plan)
+            if dialect.counts:  # it has no queue of its own
+                async with self.spending.counting(principal.key_id):
                     body = await self.relay.whole(call, dialect, work.plan)
-            finally:
-                work.end()
+            else:
+                body = await self.relay.whole(call, dialect, work.plan)
+        finally:
+            work.end()
         self.spending.show(call)  # what it really took is known by now
         return Reply(body=body, headers=call.headers, content_type="application/json")
 
@@ -130,16 +138,6 @@ class Inference:
         size = len(plan.body)
         return await off_loop_if_large(size, lambda: work.dialect.build(fields, facts, policy))
 
-    async def _read(self, call: Call, claim: BodyClaim) -> dict[str, Any]:
-        """The body's fields; the bytes of the body are gone once this returns."""
-        rules = self.rules
-        body = await read_body(call.request, rules, claim)
-        size = call.record.bytes_in = len(body)
-        most, depth = rules.max_structure, rules.max_depth
-        if size <= OFF_LOOP_BYTES:
-            return parse(body, max_structure=most, max_depth=depth)
-        return await off_loop(lambda: parse(body, max_structure=most, max_depth=depth))
-
     def _note(self, call: Call, plan: EngineCall) -> None:
         call.record.model = plan.model
         call.record.stream = plan.stream
@@ -152,14 +150,13 @@ class Inference:
 
 
 class _Work:
-    """A request whose body is read, on its way to the engine.
+    """A request on its way to the engine: its body, its plan, and what it holds.
 
     Args:
         owner: Whose endpoint it came to.
         call: The request.
         dialect: How it is spoken.
-        fields: Its body; forgotten once it is planned, for the wait and the answer may be long.
-        claim: The memory that is counted for it.
+        claim: The memory that is counted for its body.
     """
 
     __slots__ = ("_begun", "_owner", "call", "claim", "dialect", "fields", "streamed")
@@ -169,20 +166,45 @@ class _Work:
         owner: Inference,
         call: Call,
         dialect: Dialect,
-        fields: dict[str, Any],
         claim: BodyClaim,
     ) -> None:
         self._owner = owner
         self._begun = False
         self.call = call
         self.dialect = dialect
-        self.fields = fields
         self.claim = claim
-        self.streamed = dialect.assembler is not None and fields.get("stream") is True
+        self.fields: dict[str, Any] = {}
+        """Of the body; forgotten once it is planned, for the wait and the answer may be long."""
+        self.streamed = False
         """Whether the client asked for events, as far as its body tells."""
 
     def __repr__(self) -> str:
         return f"<_Work {self.call!r}>"
+
+    def read_at_once(self) -> bool:
+        """Read the body, if it is all here and small; False: `read` waits for it."""
+        rules, request = self._owner.rules, self.call.request
+        if not request.content.is_eof() or request.content.total_bytes > OFF_LOOP_BYTES:
+            return False
+        body = read_at_once(request, rules, self.claim)
+        if body is None:
+            return False
+        self._take(len(body), _parse(body, rules))
+        return True
+
+    async def read(self) -> None:
+        """Read the body; its bytes are gone once this returns."""
+        rules = self._owner.rules
+        body = await read_body(self.call.request, rules, self.claim)
+        if len(body) <= OFF_LOOP_BYTES:
+            self._take(len(body), _parse(body, rules))
+        else:
+            self._take(len(body), await off_loop(lambda: _parse(body, rules)))
+
+    def _take(self, size: int, fields: dict[str, Any]) -> None:
+        self.call.record.bytes_in = size
+        self.fields = fields
+        self.streamed = self.dialect.assembler is not None and fields.get("stream") is True
 
     async def plan(self, patience_s: Callable[[], float]) -> EngineCall:
         """What to ask of the engine, once the key can pay for it; it counts as work from then."""
@@ -222,3 +244,8 @@ class _Work:
             if self.call.reservation is not None:
                 self.call.reservation.leave()
             self._owner.activity.end()
+        self.claim.keep(0)
+
+
+def _parse(body: bytes, rules: BodyRules) -> dict[str, Any]:
+    return parse(body, max_structure=rules.max_structure, max_depth=rules.max_depth)
