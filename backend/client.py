@@ -39,13 +39,13 @@ _OF_NO_MATTER = frozenset(
 
 
 class Sink(Protocol):
-    """Takes what follows the head of a response, called from the read callback."""
+    """Takes what follows the head of a response, called once for each read."""
 
     def data(self, chunk: bytes) -> None:
-        """Body bytes, transfer coding removed."""
+        """Body bytes, transfer coding removed; more will come, or the end."""
 
-    def end(self) -> None:
-        """The response ended where its framing says."""
+    def end(self, rest: bytes) -> None:
+        """The response ended where its framing says; *rest* is the last of the body."""
 
     def lost(self, error: BackendError) -> None:
         """The connection broke first; the body is incomplete."""
@@ -74,11 +74,12 @@ class Exchange:
         """Hand the body to *sink* from here on."""
         self._sink = sink
         early, self._early = self._early, []
+        if self._finished is True:
+            sink.end(b"".join(early))
+            return
         for chunk in early:
             sink.data(chunk)
-        if self._finished is True:
-            sink.end()
-        elif self._finished:
+        if self._finished:
             sink.lost(self._finished)
         else:
             self.resume()
@@ -123,11 +124,13 @@ class Exchange:
         if sum(map(len, self._early)) > _EARLY_LIMIT_BYTES:
             self.pause()
 
-    def _end(self) -> None:
+    def _end(self, rest: bytes) -> None:
         self._connection = None
         self._finished = True
         if self._sink is not None:
-            self._sink.end()
+            self._sink.end(rest)
+        elif rest:
+            self._early.append(rest)
 
     def _lost(self, error: BackendError) -> None:
         if self._connection is None:
@@ -155,7 +158,8 @@ class _Collector:
         else:
             self._chunks.append(chunk)
 
-    def end(self) -> None:
+    def end(self, rest: bytes) -> None:
+        self.data(rest)
         if not self.done.done():
             self.done.set_result(b"".join(self._chunks))
 
@@ -165,10 +169,16 @@ class _Collector:
 
 
 class _Connection(asyncio.Protocol):
-    """One socket to the engine. httptools calls the ``on_*`` methods while it parses."""
+    """One socket to the engine. httptools calls the ``on_*`` methods while it parses.
+
+    What it finds of a body in one read is handed on as one piece when the read has been parsed.
+    """
 
     def __init__(self, client: EngineClient) -> None:
         self._client = client
+        self._body: list[bytes] = []  # of this read
+        self._body_ends = 0  # pieces of it that belong to the response that `_ended`
+        self.on_body = self._body.append
         self._parser = httptools.HttpResponseParser(self)
         self._transport: asyncio.Transport | None = None
         self._head: asyncio.Future[Exchange] | None = None
@@ -186,16 +196,34 @@ class _Connection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but name
 
     def data_received(self, data: bytes) -> None:
-        if self._head is None and self._exchange is None:
+        if self._exchange is None and self._head is None:
             self.abort()  # a byte nobody asked for: never let it meet the next request
             return
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError:
+            self._hand_on(self._taken_body())
             self._fail(EngineGone("the engine's answer is not HTTP"))
             return
+        body = self._body
         if self._ended:
             self._finish()
+        elif body:
+            self._hand_on(body.pop() if len(body) == 1 else self._taken_body())
+
+    def _hand_on(self, chunk: bytes) -> None:
+        exchange = self._exchange
+        if exchange is None:
+            return
+        if exchange._sink is not None:  # once for each event of a stream
+            exchange._sink.data(chunk)
+        else:
+            exchange._keep(chunk)
+
+    def _taken_body(self) -> bytes:
+        chunk = b"".join(self._body)
+        self._body.clear()
+        return chunk
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
@@ -225,20 +253,12 @@ class _Connection(asyncio.Protocol):
         if not head.done():
             head.set_result(self._exchange)
 
-    def on_body(self, body: bytes) -> None:
-        exchange = self._exchange
-        if self._ended or exchange is None:
-            self._reusable = False
-        elif exchange._sink is not None:  # once for each event of a stream
-            exchange._sink.data(body)
-        else:
-            exchange._keep(body)
-
     def on_message_complete(self) -> None:
         if self._ended:
             self._reusable = False
         elif self._exchange is not None:
             self._ended = True
+            self._body_ends = len(self._body)
             # Asked here, because the parser forgets the answer when the callback returns.
             self._reusable = self._reusable and self._parser.should_keep_alive()
 
@@ -278,13 +298,15 @@ class _Connection(asyncio.Protocol):
 
     def _finish(self) -> None:
         exchange, self._exchange = self._exchange, None
+        del self._body[self._body_ends :]
+        rest = self._taken_body()
         if self._reusable:
             self.resume_reading()
             self._client._release(self)
         else:
             self.abort()
         if exchange is not None:
-            exchange._end()
+            exchange._end(rest)
 
     def _fail(self, error: BackendError) -> None:
         head, self._head = self._head, None

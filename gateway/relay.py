@@ -303,9 +303,12 @@ class Relay:
                 out = narration.listener(pump.events)
                 if continuation is not None:
                     out = continuation.through(out, pump.events)
-                pump.release_to(out)
+                pump.release_to(out, reply.gather)
+                if not pump.over.done():
+                    reply.send()
             error = await pump.over
             if error is not None:
+                reply.send()
                 raise error
             watch.stop()  # what is left is between us and the reader
             self._engine.note_served()
@@ -324,6 +327,7 @@ class Relay:
             events,
             on_lost=self._engine.suspect,
             on_first=lambda: self._on_first(pump.started_s - call.record.queue_s),
+            loop=self._loop,
         )
         lease.unfinished = pump.unfinished
         lease.signs = lambda: Signs(

@@ -365,31 +365,40 @@ class FrontProtocol(BaseProtocol):
                 data = body
         self._write(request, data)
 
-    def begin_stream(self, request: FrontRequest, headers: dict[str, str]) -> None:
-        """Send the head of a streamed reply.
+    def begin_stream(self, request: FrontRequest, headers: dict[str, str]) -> bytes:
+        """The head of a streamed reply, which its caller sends.
 
         Raises:
             ConnectionError: The client has left.
         """
-        self._write(request, stream_head(request, headers, self._front.date.at(self._loop.time())))
+        self._writable()
+        head = stream_head(request, headers, self._front.date.at(self._loop.time()))
+        request.reply_begun = True
+        return head
 
-    async def end_stream(self, request: FrontRequest) -> None:
-        """Send what ends a stream, and wait for a slow reader.
+    async def end_stream(self, request: FrontRequest, rest: bytes) -> None:
+        """Send *rest* and what ends a stream, and wait for a slow reader.
 
         Raises:
             ConnectionError: The client has left.
         """
         if request.chunks:
-            self._write(request, b"0\r\n\r\n")
+            rest += b"0\r\n\r\n"
+        if rest:
+            self._write(request, rest)
         if self._paused:
             await self._drain_helper()
 
     def _write(self, request: FrontRequest, data: bytes) -> None:
+        transport = self._writable()
+        request.reply_begun = True
+        transport.write(data)
+
+    def _writable(self) -> asyncio.Transport:
         transport = self.transport
         if transport is None or transport.is_closing():
             raise ConnectionResetError("the client has left")
-        request.reply_begun = True
-        transport.write(data)
+        return transport
 
     def _ended(self, stays: bool) -> None:
         """A reply is over; the next request, or the wait for one, or the end."""

@@ -35,6 +35,7 @@ class Pump:
         events: What is passed on, and what is known of it.
         on_lost: Called at once when the connection to the engine breaks.
         on_first: Called with the first event.
+        loop: The running one, where it is at hand.
     """
 
     def __init__(
@@ -43,8 +44,9 @@ class Pump:
         *,
         on_lost: Callable[[], None],
         on_first: Callable[[], None] | None = None,
+        loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
-        loop = asyncio.get_running_loop()
+        loop = loop or asyncio.get_running_loop()
         self.events = events
         self.begun: asyncio.Future[None] = loop.create_future()
         """Done with the first event, or when there will be none."""
@@ -57,21 +59,32 @@ class Pump:
         """Seconds from the beginning to the first event; None before it came."""
         self._held = False
         self._unreadable = False  # an event that came made no sense
+        self._ended = False  # no more is to come
         self._whole = False  # the answer ended before anybody took it
         self._loop = loop
         self._time = loop.time
         self._on_lost = on_lost
         self._on_first = on_first
         self._progress = 0
-        self._out: Callable[[bytes], None] | None = None
+        self._listener: Callable[[bytes], None] | None = None
+        self._out: Callable[[bytes], None] | None = None  # the listener, once an event has come
+        self._before_last: Callable[[], None] | None = None
         self._linger: asyncio.TimerHandle | None = None
 
     def __repr__(self) -> str:
         return f"<Pump {self.events!r}>"
 
-    def release_to(self, out: Callable[[bytes], None]) -> None:
-        """Hand what was kept, and all that follows, to *out*."""
-        self._out = out
+    def release_to(
+        self, out: Callable[[bytes], None], before_last: Callable[[], None] | None = None
+    ) -> None:
+        """Hand what was kept, and all that follows, to *out*.
+
+        Args:
+            out: May raise ValueError: what came makes no sense.
+            before_last: Called when `over` will be done as soon as *out* has had what follows.
+        """
+        self._listener = out
+        self._before_last = before_last
         kept, self.kept = self.kept, []
         for events in kept:
             self._pass_on(events)
@@ -116,25 +129,26 @@ class Pump:
         """Take the next bytes of the engine's answer."""
         stream = self.events
         events = stream.feed(chunk)
-        if events:
+        if not events:
+            self._note_progress()
+        elif self._out is None:
+            self._take_early(events)
+        else:
             self.heard_s = self._time()
-            if self._on_first is not None:
-                self._on_first()
-                self._on_first = None
-            if self._out is not None:
-                self._pass_on(events)
-            else:
-                self._keep(events)
-            if stream.done and self._linger is None:
-                self._linger = self._loop.call_later(_LINGER_S, self._end, None)
-        elif stream.progress_events != self._progress:
-            self._progress = stream.progress_events
-            self.heard_s = self._time()
-        if stream.error is not None:
-            self._end(from_event(stream.error))
+            try:
+                self._out(events)
+            except ValueError:
+                self._give_up()
+        if stream.over:
+            self._end_soon()
 
-    def end(self) -> None:
-        """The engine's response ended where its framing says."""
+    def end(self, rest: bytes) -> None:
+        """The engine's response ended where its framing says, with *rest*."""
+        if rest:
+            if self._before_last is not None:
+                self._before_last()
+            self._ended = True
+            self.data(rest)
         self._end(None if self.events.done else ApiError("engine_crashed", retry_after_s=1.0))
 
     def lost(self, error: BackendError) -> None:
@@ -143,21 +157,45 @@ class Pump:
         self._on_lost()
         self._end(None if self.events.done else from_backend(error))
 
-    def _keep(self, events: bytes) -> None:
+    def _note_progress(self) -> None:
+        if self.events.progress_events != self._progress:
+            self._progress = self.events.progress_events
+            self.heard_s = self._time()
+
+    def _take_early(self, events: bytes) -> None:
+        """Take the first events, or what comes before anybody listens."""
+        self.heard_s = self._time()
+        if self._on_first is not None:
+            self._on_first()
+            self._on_first = None
+        if self._listener is not None:
+            self._pass_on(events)
+            return
         self.kept.append(events)
         if not self.begun.done():
-            self.prefill_s = self._time() - self.started_s
+            self.prefill_s = self.heard_s - self.started_s
             self.begun.set_result(None)
 
     def _pass_on(self, events: bytes) -> None:
-        assert self._out is not None
-        if self._unreadable:
-            return
+        assert self._listener is not None
+        self._out = self._listener
         try:
-            self._out(events)
-        except ValueError:  # an event that cannot be assembled, or told in another dialect
-            self._unreadable = True
-            self._end(ApiError("engine_error"))
+            self._listener(events)
+        except ValueError:
+            self._give_up()
+
+    def _give_up(self) -> None:
+        """An event came that cannot be assembled, or told in another dialect."""
+        self._unreadable = True
+        self._listener = self._out = _drop
+        self._end(ApiError("engine_error"))
+
+    def _end_soon(self) -> None:
+        error = self.events.error
+        if error is not None:
+            self._end(from_event(error))
+        elif not self._ended and self._linger is None:
+            self._linger = self._loop.call_later(_LINGER_S, self._end, None)
 
     def _end(self, error: ApiError | None) -> None:
         self.stop()
@@ -167,3 +205,7 @@ class Pump:
             self.over.set_result(error)
         if not self.begun.done():
             self.begun.set_result(None)
+
+
+def _drop(events: bytes) -> None:
+    """Nobody wants these."""

@@ -5,6 +5,8 @@ Rules:
   failure is an error frame. It is put off to the first event, or to the first heartbeat;
 - event bytes go straight to the client's transport: one write, no task, no copy but the chunk
   framing; only those for a reader that lags are kept by its `Outlet`;
+- the head waits for the events that are there already, and the last events for the end, so that
+  each pair is one write: what a write costs is the system's call, and a packet;
 - a heartbeat is an SSE comment, never a nameless event: those crash SDKs. None is sent between two
   pieces of an event;
 - a stream that failed ends where its framing says, so its connection lives on: closing it without
@@ -38,6 +40,7 @@ class StreamReply:
         self._outlet = request.front.outlet
         self._headers = headers
         self._transport: asyncio.Transport | None = None
+        self._gathered: list[bytes] | None = None  # what goes out in one write with what follows
         self._chunked = request.chunks
         self._committed = False
         self._abandoned = False
@@ -64,10 +67,15 @@ class StreamReply:
         return self._ending
 
     async def commit(self, on_drain: DrainListener | None = None) -> None:
-        """Send status 200 and the headers; the second time only *on_drain* is taken note of.
+        """Begin with status 200 and the headers; the second time only *on_drain* is taken note of.
+
+        The head goes out with the events that are written before `send` is called.
 
         Args:
             on_drain: Told True when the client's buffer is full, False when it has room again.
+
+        Raises:
+            ConnectionError: The client has left.
         """
         if on_drain is not None:
             self._outlet.on_drain(on_drain)
@@ -79,13 +87,15 @@ class StreamReply:
         headers["Cache-Control"] = "no-cache, no-transform"
         headers["X-Accel-Buffering"] = "no"
         request = self._request
-        request.front.begin_stream(request, headers)
-        self._transport = request.transport
+        self._gathered = [request.front.begin_stream(request, headers)]
 
     def write(self, events: bytes) -> None:
         """Send *events*; dropped when the client has left."""
         transport = self._transport
         if transport is None or transport.is_closing():
+            if self._gathered is not None:
+                self.bytes_out += len(events)
+                self._gathered.append(self._framed(events))
             return
         self.bytes_out += len(events)
         if self._chunked:
@@ -95,22 +105,49 @@ class StreamReply:
         else:
             transport.write(events)
 
+    def _framed(self, events: bytes) -> bytes:
+        return b"%x\r\n%b\r\n" % (len(events), events) if self._chunked else events
+
+    def gather(self) -> None:
+        """Keep what is written from here on until `send` or the end, which are close."""
+        if self._gathered is None and self._transport is not None:
+            self._transport, self._gathered = None, []
+
+    def send(self) -> None:
+        """Send what was gathered; what is written from here on goes out at once."""
+        gathered, self._gathered = self._gathered, None
+        if gathered is None:
+            return
+        self._transport = transport = self._request.transport
+        if transport is None or transport.is_closing() or not gathered:
+            return
+        if self._outlet.slow:
+            self._outlet.keep(b"".join(gathered))
+        else:
+            transport.write(b"".join(gathered))
+
     def comment(self, comment: bytes) -> None:
         """Send a whole SSE comment: it keeps proxies and clients waiting."""
         self.write(comment)
+        self.send()
 
     def abandon(self) -> None:
         """Never commit after this: the request gets another reply."""
         self._abandoned = True
 
     async def finish(self) -> Reply:
-        """End the reply where its framing says."""
+        """End the reply where its framing says.
+
+        Raises:
+            ConnectionError: The client has left.
+        """
         assert self._committed, "a reply ends after it was committed to"
         self._ending = True
+        gathered, self._gathered = self._gathered, None
         self._transport = None  # the end may have to wait; nothing is written behind it
         self._outlet.on_drain(None)
         self._outlet.hand_over()
-        await self._request.front.end_stream(self._request)
+        await self._request.front.end_stream(self._request, b"".join(gathered or ()))
         reply = Reply(sent=True)
         reply.closes = not self._chunked  # nothing else tells an HTTP/1.0 client where it ends
         return reply

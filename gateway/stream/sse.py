@@ -39,8 +39,10 @@ one KiB, unless they repeat the prompt and the grammar (`verbose`)."""
 _FINISHED = b'"finish_reason":"'
 _REASON = re.compile(rb'"finish_reason":"([a-z_]{1,32})"')
 _TOKEN = b'"finish_reason":null'
+_USUAL = b'data: {"choices":[{"finish_reason":null,'  # how the engine begins a token event today
 _PROGRESS = b'"prompt_progress":'
 _OPENING = b'"content":null'  # of a chat choice: its role, before any text
+_LINE_FEED = 10
 _REPORTS = (b'"usage":{', b'"timings":{', _FINISHED)
 _ERROR = (b'data: {"error":', b'data:{"error":', b"event: error", b"event:error")
 _DONE = (b"data: [DONE]", b"data:[DONE]")
@@ -78,7 +80,6 @@ class EventStream:
         "_choices",
         "_held",
         "_others",
-        "_over",
         "_plain",
         "_prompts",
         "_reports",
@@ -91,6 +92,7 @@ class EventStream:
         "error",
         "events",
         "mid_event",
+        "over",
         "prefill",
         "progress_events",
         "prompt_tokens",
@@ -113,6 +115,8 @@ class EventStream:
         """Size of all prompts as progress told it; there even if the stream breaks off."""
         self.mid_event = False
         """Part of an unfinished event has been passed on; a blank line must come before more."""
+        self.over = False
+        """`[DONE]` or an error event has come: nothing that follows is passed on."""
         self._others = 0  # events passed on that bring no token
         self._choices = choices
         self._prompts = prompts
@@ -120,7 +124,6 @@ class EventStream:
         self._reports: deque[bytes] = deque(maxlen=2 * choices + 2)
         self._watch = True  # progress may still come
         self._plain = True  # nothing is held back, and the stream is not over
-        self._over = False
         self._held = bytearray()  # the beginning of an event, never EVENT_LIMIT_BYTES or more
         self._scanned = 0  # bytes of it known to hold no end
         self._skipping = False  # inside an oversized comment
@@ -131,11 +134,11 @@ class EventStream:
 
         That is *chunk* itself in the usual case, and nothing when all was dropped or is held back.
         """
-        if (
+        if (  # `in` is not used on bytes: it first tries to read what it looks for as a number
             self._plain
-            and chunk.endswith(b"\n\n")
             and chunk.find(b"\n") == len(chunk) - 2
-            and _TOKEN in chunk
+            and chunk[-1] == _LINE_FEED
+            and (chunk.startswith(_USUAL) or chunk.find(_TOKEN) >= 0)
             and not (self._watch and self._sees_progress(chunk))
         ):
             self.events += 1
@@ -148,7 +151,7 @@ class EventStream:
     @property
     def between(self) -> bool:
         """Whether something else may be sent now: no event is half out, and more will come."""
-        return not (self.mid_event or self._over)
+        return not (self.mid_event or self.over)
 
     @property
     def unfinished(self) -> int:
@@ -187,9 +190,9 @@ class EventStream:
     # -- the slower way: several events, pieces of events, the first and the last ones
 
     def _sees_progress(self, chunk: bytes) -> bool:
-        if _PROGRESS in chunk:
+        if chunk.find(_PROGRESS) >= 0:
             return True
-        self._note_opening(_OPENING in chunk)
+        self._note_opening(chunk.find(_OPENING) >= 0)
         return False
 
     def _note_opening(self, opens: bool) -> None:
@@ -197,7 +200,7 @@ class EventStream:
         self._others += opens
 
     def _feed_any(self, chunk: bytes) -> bytes:
-        if self._over:
+        if self.over:
             return b""
         data: bytes = chunk
         if self._held:
@@ -207,11 +210,11 @@ class EventStream:
             data = bytes(self._held)
             self._held.clear()
         passed, rest = self._split(data)
-        if rest < len(data) and not self._over:
+        if rest < len(data) and not self.over:
             self._held += memoryview(data)[rest:]
             more = self._hold_more()
             passed = passed + more if more else passed
-        self._plain = not (self._held or self._over or self.mid_event or self._skipping)
+        self._plain = not (self._held or self.over or self.mid_event or self._skipping)
         return passed
 
     def _hold_more(self) -> bytes:
@@ -231,7 +234,7 @@ class EventStream:
     def _begin_oversized(self) -> None:
         if self._held.startswith(_ERROR):
             self.error = _UNREADABLE
-            self._over = self._skipping = True
+            self.over = self._skipping = True
         elif self._held.startswith(b":"):
             self._skipping = True
         else:
@@ -242,7 +245,7 @@ class EventStream:
         """Return the bytes to pass on, and where the unfinished event at the end begins."""
         kept: list[bytes] | None = None  # None as long as nothing was dropped
         start = 0
-        while not self._over and (end := _end_of_event(data, start)) >= 0:
+        while not self.over and (end := _end_of_event(data, start)) >= 0:
             begin = self._judge(data, start, end)
             if begin != start and kept is None:
                 kept = [data[:start]]
@@ -262,10 +265,10 @@ class EventStream:
             return end
         if data.startswith(_ERROR, start):
             self.error = _data_line(data[start:end])
-            self._over = True
+            self.over = True
             return end
         if data.startswith(_DONE, start):
-            self.done = self._over = True
+            self.done = self.over = True
             return start
         if data.find(_PROGRESS, start, end) >= 0:
             if not self._note_progress(data[start:end]):
@@ -310,12 +313,14 @@ class EventStream:
         return index * self._prompts // self._choices if isinstance(index, int) else 0
 
     def _note_report(self, event: bytes) -> None:
-        self.ended += _FINISHED in event
+        self.ended += event.find(_FINISHED) >= 0
         if len(event) > _REPORT_LIMIT_BYTES:
             reason = _REASON.search(event)
             event = b"" if reason is None else b'data:{"choices":[{%b}]}' % reason[0]
-        if any(mark in event for mark in _REPORTS):
-            self._reports.append(event)
+        for mark in _REPORTS:
+            if event.find(mark) >= 0:
+                self._reports.append(event)
+                return
 
 
 def _brings_text(choice: Any) -> bool:
@@ -335,7 +340,7 @@ def _only_tokens(chunk: bytes) -> int:
         and chunk.endswith(b"\n\n")
         and chunk.count(b"\n\n") == tokens
         and chunk.count(b"\n") == 2 * tokens
-        and b'{"error":' not in chunk
+        and chunk.find(b'{"error":') < 0
     ):
         return tokens
     return 0

@@ -96,7 +96,8 @@ class Collect:
     def data(self, chunk: bytes) -> None:
         self.chunks.append(chunk)
 
-    def end(self) -> None:
+    def end(self, rest: bytes) -> None:
+        self.chunks.append(rest)
         self.over.set_result(None)
 
     def lost(self, error: BackendError) -> None:

@@ -86,6 +86,19 @@ def _passed_events(wire: Wire, times: int) -> None:
     wire.client.until(_END)
 
 
+def _short_streams(wire: Wire, times: int) -> None:
+    """Whole chats of two words each: what a stream costs besides its events."""
+    for _ in range(times):
+        wire.post("/v1/chat/completions", {**_chat(), "stream": True})
+        engine = wire.engine.asked()
+        _begin(engine)
+        for number in range(2):
+            engine.send(_chunk(_EVENTS.token(0, _word(number))))
+            wire.client.until(_word(number).encode())
+        _finish(engine, 2)
+        wire.client.until(_END)
+
+
 def _assembled_events(wire: Wire, times: int) -> None:
     """A chat that the client wants in one piece, which the gateway makes of events."""
     wire.post("/v1/chat/completions", _chat())
@@ -160,6 +173,7 @@ OPERATIONS = (
     Operation("a small embeddings request", _embeddings, 50),
     Operation("a refused key (401)", _wrong_keys, 50),
     Operation("an event passed on", _passed_events, 300),
+    Operation("a whole short stream", _short_streams, 30),
     Operation("an event of an assembled chat", _assembled_events, 300),
     Operation("an event translated for Responses", _translated_events, 100),
 )
