@@ -14,6 +14,9 @@ Rules:
   ones are dropped here after 4 s and the newest is used first. A request that meets a connection
   which the engine closes in that very moment is sent once more, on a new one: only if the
   connection had been idle for so long that this can be the reason, and no response byte came;
+- a connection to a Unix socket is made or refused at once. It is tried again for a while when it is
+  refused because too many wait to be let in: the engine's backlog is short, and streams may begin
+  together;
 - the engine's key is written into requests and nowhere else.
 """
 
@@ -36,6 +39,9 @@ _OF_NO_MATTER = frozenset(
     (b"Content-Length", b"Content-Type", b"Server", b"Keep-Alive", b"Access-Control-Allow-Origin")
 )
 """Headers of llama-server's that the parser reads for itself, or nobody does."""
+_FIRST_PAUSE_S = 0.001
+_LONGEST_PAUSE_S = 0.05
+"""Between attempts to connect while the engine's backlog is full."""
 
 
 class Sink(Protocol):
@@ -454,9 +460,13 @@ class EngineClient:
         return None
 
     async def _connect(self) -> _Connection:
+        connection = _Connection(self)
         try:
-            async with asyncio.timeout(self._connect_timeout_s):
-                connection = await self._dial()
+            if isinstance(self._address, UnixAddress):
+                await self._dial_unix(connection, self._address.path)
+            else:
+                async with asyncio.timeout(self._connect_timeout_s):
+                    await self._dial_tcp(connection, self._address)
         except TimeoutError:
             raise ConnectFailed(f"no connection within {self._connect_timeout_s:g} s") from None
         except OSError as exc:
@@ -464,14 +474,21 @@ class EngineClient:
         self._all.add(connection)
         return connection
 
-    async def _dial(self) -> _Connection:
-        loop = self._loop
-        match self._address:
-            case UnixAddress(path):
-                _, connection = await loop.create_unix_connection(lambda: _Connection(self), path)
-            case TcpAddress(host, port):
-                _, connection = await loop.create_connection(lambda: _Connection(self), host, port)
-        return connection
+    async def _dial_unix(self, connection: _Connection, path: str) -> None:
+        """Connect; that takes no time, unless as many wait for the engine as it lets wait."""
+        pause_s, ends_s = _FIRST_PAUSE_S, self._loop.time() + self._connect_timeout_s
+        while True:
+            try:
+                await self._loop.create_unix_connection(lambda: connection, path)
+                return
+            except BlockingIOError:
+                if self._loop.time() + pause_s > ends_s:
+                    raise TimeoutError from None
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+
+    async def _dial_tcp(self, connection: _Connection, address: TcpAddress) -> None:
+        await self._loop.create_connection(lambda: connection, address.host, address.port)
 
     def _release(self, connection: _Connection) -> None:
         connection.idle_since_s = self._loop.time()

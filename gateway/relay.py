@@ -199,6 +199,7 @@ class Relay:
             call,
             reply,
             self._tasks,
+            self._loop,
             heartbeat_after_s=call.patience.beat_s(self._settings.heartbeat_after_s),
             heartbeat_interval_s=call.patience.beat_s(self._settings.heartbeat_interval_s),
             silence_limit_s=self._settings.request_timeout_s,

@@ -49,9 +49,9 @@ _DONE = (b"data: [DONE]", b"data:[DONE]")
 _UNREADABLE = b'{"error":{"code":500,"message":"","type":"server_error"}}'
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Outcome:
-    """What the last events said; `None` where they did not say it."""
+    """What the last events said; `None` where they did not say it. Not changed once it is made."""
 
     finish_reason: str | None = None
     """Of the first choice."""
@@ -171,8 +171,8 @@ class EventStream:
             event = _payload(report)
             tally.add(event)
             for choice in event.get("choices") or ():
-                if choice.get("finish_reason"):
-                    reasons[choice.get("index", 0)] = choice["finish_reason"]
+                if reason := choice.get("finish_reason"):
+                    reasons[choice.get("index", 0)] = reason
         usage = tally.total()
         return Outcome(
             finish_reason=reasons[min(reasons)] if reasons else None,
@@ -373,7 +373,8 @@ def _data_line(event: bytes) -> bytes:
 
 def _payload(event: bytes) -> dict[str, Any]:
     try:
-        value = orjson.loads(_data_line(event))
+        alone = event.startswith(b"data:") and event.find(b"\n") >= len(event) - 2
+        value = orjson.loads(event[5:] if alone else _data_line(event))
     except orjson.JSONDecodeError:
         return {}
     return value if isinstance(value, dict) else {}

@@ -21,9 +21,9 @@ _USAGE = b'"usage":{'
 _TOTAL = re.compile(rb'"usage":\{[^{}]{0,256}?"total_tokens":([0-9]{1,15})')
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Usage:
-    """Tokens of a whole reply."""
+    """Tokens of a whole reply; not changed once it is made."""
 
     prompt_tokens: int
     cached_tokens: int
@@ -66,8 +66,8 @@ class Tally:
 
     def total(self) -> Usage | None:
         """The sum over all choices; `None` when nothing was reported."""
-        if not self._usage:
-            return None
+        if len(self._usage) < 2:  # as nearly always
+            return next(iter(self._usage.values()), None)
         prompts: dict[int, Usage] = {}
         for index in sorted(self._usage):
             prompts.setdefault(index // self._per_prompt, self._usage[index])
@@ -84,8 +84,12 @@ class Tally:
 
     def longest(self, name: str) -> float | None:
         """The largest value of one timing over all choices; they are worked on side by side."""
-        values = [timings[name] for timings in self._timings.values() if name in timings]
-        return max((float(v) for v in values if isinstance(v, int | float)), default=None)
+        longest: float | None = None
+        for timings in self._timings.values():
+            value = timings.get(name)
+            if isinstance(value, int | float) and (longest is None or value > longest):
+                longest = float(value)
+        return longest
 
     def __repr__(self) -> str:
         return f"<Tally {len(self._usage)} reports, {self.total()}>"

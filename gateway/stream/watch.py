@@ -20,10 +20,13 @@ _LEAST_PAUSE_S = 0.01
 class StreamWatch:
     """Watches one stream from the moment its request was understood.
 
+    Nothing sets the timer anew but its own ticks: each is due before anything can have to be done.
+
     Args:
         call: Killed with `engine_timeout` when the engine falls silent; its turn is told.
         reply: Committed to, and kept alive, by comments.
         tasks: Holder of the commit, which a timer cannot await.
+        loop: Runs the timer.
         heartbeat_after_s: Silence before the first comment.
         heartbeat_interval_s: Silence before each further one.
         silence_limit_s: How long the engine may be silent.
@@ -34,6 +37,7 @@ class StreamWatch:
         call: Call,
         reply: StreamReply,
         tasks: Tasks,
+        loop: asyncio.AbstractEventLoop,
         *,
         heartbeat_after_s: float,
         heartbeat_interval_s: float,
@@ -45,12 +49,12 @@ class StreamWatch:
         self._after_s = heartbeat_after_s
         self._interval_s = heartbeat_interval_s
         self._silence_limit_s = silence_limit_s
-        self._loop = asyncio.get_running_loop()
-        self._started_s = self._beat_s = self._loop.time()
+        self._loop = loop
+        self._started_s = self._beat_s = loop.time()
         self._pump: Pump | None = None
         self._commit: asyncio.Task[None] | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._schedule()
+        first_s = self._started_s + min(heartbeat_after_s, silence_limit_s)
+        self._timer: asyncio.TimerHandle | None = loop.call_at(first_s, self._tick)
 
     def __repr__(self) -> str:
         return f"<StreamWatch {'on' if self._timer else 'off'}>"
@@ -61,10 +65,7 @@ class StreamWatch:
 
     def dispatched(self, pump: Pump) -> None:
         """The engine works on it; from here on its silence counts."""
-        self._pump = pump
-        if self._timer is not None:
-            self._timer.cancel()
-            self._schedule()
+        self._pump = pump  # the timer fires before that silence can have been too long
 
     def recalled(self) -> None:
         """The engine does not work on it any more; it may be sent once more."""
@@ -86,11 +87,11 @@ class StreamWatch:
 
     def _schedule(self) -> None:
         pause_s = self._interval_s if self._reply.committed else self._after_s
-        due_s = self._quiet_since_s() + pause_s
-        if self._pump is not None:
-            due_s = min(due_s, self._pump.quiet_since_s() + self._silence_limit_s)
+        now = self._loop.time()
+        heard_s = now if self._pump is None else self._pump.quiet_since_s()
+        due_s = min(self._quiet_since_s() + pause_s, heard_s + self._silence_limit_s)
         # Never in the past: a due moment that is now would otherwise spin.
-        self._timer = self._loop.call_at(max(due_s, self._loop.time() + _LEAST_PAUSE_S), self._tick)
+        self._timer = self._loop.call_at(max(due_s, now + _LEAST_PAUSE_S), self._tick)
 
     def _tick(self) -> None:
         now = self._loop.time()
