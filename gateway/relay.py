@@ -298,6 +298,7 @@ class Relay:
             if pump.kept:
                 # -- the commit point: the first event is here, the status goes out
                 reply.answering = True
+                reply.gather()
                 await reply.commit(_backpressure(exchange, pump))
                 if call.record.ttft_s is None:  # a stream that is continued has had its first
                     call.record.ttft_s = watch.since_start()

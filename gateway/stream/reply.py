@@ -67,9 +67,7 @@ class StreamReply:
         return self._ending
 
     async def commit(self, on_drain: DrainListener | None = None) -> None:
-        """Begin with status 200 and the headers; the second time only *on_drain* is taken note of.
-
-        The head goes out with the events that are written before `send` is called.
+        """Send status 200 and the headers; the second time only *on_drain* is taken note of.
 
         Args:
             on_drain: Told True when the client's buffer is full, False when it has room again.
@@ -87,15 +85,18 @@ class StreamReply:
         headers["Cache-Control"] = "no-cache, no-transform"
         headers["X-Accel-Buffering"] = "no"
         request = self._request
-        self._gathered = [request.front.begin_stream(request, headers)]
+        head = request.front.begin_stream(request, headers)
+        if self._gathered is not None:
+            self._gathered.append(head)
+        else:
+            self._transport = request.transport
+            self._put(head)
 
     def write(self, events: bytes) -> None:
         """Send *events*; dropped when the client has left."""
         transport = self._transport
         if transport is None or transport.is_closing():
-            if self._gathered is not None:
-                self.bytes_out += len(events)
-                self._gathered.append(self._framed(events))
+            self._gather_events(events)
             return
         self.bytes_out += len(events)
         if self._chunked:
@@ -105,26 +106,32 @@ class StreamReply:
         else:
             transport.write(events)
 
-    def _framed(self, events: bytes) -> bytes:
-        return b"%x\r\n%b\r\n" % (len(events), events) if self._chunked else events
+    def _gather_events(self, events: bytes) -> None:
+        if self._gathered is not None:
+            self.bytes_out += len(events)
+            framed = b"%x\r\n%b\r\n" % (len(events), events) if self._chunked else events
+            self._gathered.append(framed)
 
     def gather(self) -> None:
-        """Keep what is written from here on until `send` or the end, which are close."""
-        if self._gathered is None and self._transport is not None:
+        """Keep what is sent from here on, the head too, until `send` or the end; both are close."""
+        if self._gathered is None and not self._ending:
             self._transport, self._gathered = None, []
 
     def send(self) -> None:
         """Send what was gathered; what is written from here on goes out at once."""
         gathered, self._gathered = self._gathered, None
-        if gathered is None:
-            return
-        self._transport = transport = self._request.transport
-        if transport is None or transport.is_closing() or not gathered:
+        if gathered is not None and self._committed:
+            self._transport = self._request.transport
+            self._put(b"".join(gathered))
+
+    def _put(self, data: bytes) -> None:
+        transport = self._transport
+        if not data or transport is None or transport.is_closing():
             return
         if self._outlet.slow:
-            self._outlet.keep(b"".join(gathered))
+            self._outlet.keep(data)
         else:
-            transport.write(b"".join(gathered))
+            transport.write(data)
 
     def comment(self, comment: bytes) -> None:
         """Send a whole SSE comment: it keeps proxies and clients waiting."""

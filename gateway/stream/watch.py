@@ -123,5 +123,6 @@ class StreamWatch:
     async def _commit_early(self) -> None:
         # A client that left in this moment ends its own task; there is nothing to do about it here.
         with suppress(ConnectionError):
+            self._reply.gather()
             await self._reply.commit()
             self._reply.comment(self._news())

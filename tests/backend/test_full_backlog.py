@@ -45,7 +45,7 @@ def test_request_waits_until_the_engine_lets_it_in(crowded: socket.socket) -> No
         for _ in range(20):  # it has been refused, and did not fail
             await asyncio.sleep(0)
         assert not asked.done()
-        links = []
+        links: list[socket.socket] = []
         while not links or not (await loop.sock_recv(links[-1], 4096)):
             link, _ = await loop.sock_accept(crowded)  # those before it say nothing
             links.append(link)
