@@ -113,7 +113,9 @@ class Keyring:
         Returns:
             The key's principal, or why not. The reason is for logs, never for the client.
         """
-        token = _encoded(presented) if isinstance(presented, str) else presented
+        token = presented
+        if isinstance(token, str):  # half a pair of surrogates is nobody's key, but bytes too
+            token = token.encode("utf-8", "surrogatepass")
         if not token:
             return _MISSING
         if len(token) > MAX_KEY_BYTES:
@@ -131,6 +133,16 @@ class Keyring:
             return old_shape[0].admit(now)
         return _why(token, known=named is not None)
 
+    def holds(self, principal: Principal) -> bool:
+        """Whether *principal* is of this ring and its key is valid at any time.
+
+        If not, `standing` tells more.
+        """
+        entry = self._by_id.get(principal.key_id.encode("utf-8", "surrogatepass"))
+        if entry is None or entry.principal is not principal:
+            return False
+        return principal.expires_at is None and not entry.disabled
+
     def standing(self, key_id: str, now: float) -> Standing:
         """What has become of a key whose requests wait or run.
 
@@ -145,13 +157,6 @@ class Keyring:
         if verdict is _DISABLED:
             return "disabled"
         return "expired" if verdict is _EXPIRED else "valid"
-
-
-def _encoded(text: str) -> bytes:
-    try:
-        return text.encode()
-    except UnicodeEncodeError:  # half a pair of surrogates: nobody's key, but bytes all the same
-        return text.encode("utf-8", "surrogatepass")
 
 
 def _still(until: int | None, now: float) -> bool:

@@ -141,6 +141,23 @@ def test_standing_follows_the_ring_for_requests_under_way(make: Maker, digester:
     assert ring.standing("\ud800", 100.0) == "removed"
 
 
+def test_ring_holds_its_own_principals_whose_keys_are_valid_at_any_time(
+    make: Maker, digester: Digester
+) -> None:
+    key, record = make("alice")
+    ring = Keyring([record], digester)
+    found = ring.identify(key, 0.0)
+    assert isinstance(found, Principal)
+    assert ring.holds(found)
+    later = Keyring([replace(record, disabled=True)], digester)
+    assert not any(other.holds(found) for other in (later, Keyring(), Keyring([record], digester)))
+    key, record = make("bert", expires=100)
+    ring = Keyring([record], digester)
+    found = ring.identify(key, 0.0)
+    assert isinstance(found, Principal)
+    assert not ring.holds(found)
+
+
 def test_ring_shows_its_size_and_no_secret(make: Maker, digester: Digester) -> None:
     key, record = make("alice")
     assert repr(Keyring([record], digester)) == "<Keyring of 1 keys>"
