@@ -4,7 +4,8 @@ Rules:
 - the headers of the framing are made here and nowhere else: Content-Length or Transfer-Encoding,
   Content-Type, Date and Connection. No ``Server`` header;
 - a head is put together in one pass and looked through once: a line break or a zero byte in a
-  header would let its sender write headers, or replies, of his own;
+  header would let its sender write headers, or replies, of his own. What many replies share is
+  put together, and looked through, for the first of them;
 - a reply to HEAD has the head that GET would have got, and no body; 204 and 304 have neither body
   nor length (RFC 9110 sections 8.6, 15.3.5 and 15.4.5);
 - who speaks HTTP/1.0 is answered in HTTP/1.0: without chunks, and with a word when the connection
@@ -14,6 +15,7 @@ Rules:
 from __future__ import annotations
 
 from email.utils import formatdate
+from functools import lru_cache
 from http import HTTPStatus
 
 from gateway.front.request import FrontRequest
@@ -21,8 +23,6 @@ from gateway.front.request import FrontRequest
 __all__ = ["DateLine", "Reply", "stream_head"]
 
 _PHRASES = {int(status): status.phrase for status in HTTPStatus}
-_STATUS_LINES = {n: f"HTTP/1.1 {n} {_PHRASES.get(n, '')}" for n in range(200, 600)}
-_OLD_STATUS_LINES = {n: f"HTTP/1.0 {n} {_PHRASES.get(n, '')}" for n in range(200, 600)}
 _BODILESS = frozenset((204, 304))
 
 
@@ -90,15 +90,15 @@ class Reply:
         Raises:
             ValueError: A header holds what no header may hold.
         """
-        status, size, framing = self.status, len(self.body), [date_line]
-        if self.content_type is not None:
-            framing.append("Content-Type: " + self.content_type)
-        elif size and self.has_body(request):
-            framing.append("Content-Type: application/octet-stream")
-        if (size or request.method != "HEAD") and status not in _BODILESS:
-            framing.append(f"Content-Length: {size}")
+        status, size, content_type = self.status, len(self.body), self.content_type
+        if content_type is None and size and self.has_body(request):
+            content_type = "application/octet-stream"
         stays = request.keep_alive and not self.closes
-        return _head(request, status, self.headers, framing, stays=stays)
+        begin = _begin(status, content_type, request.chunks, stays)
+        lines = [date_line, *map(": ".join, self.headers.items())]
+        if (size or request.method != "HEAD") and status not in _BODILESS:
+            lines.append(f"Content-Length: {size}")
+        return (begin + _checked(lines)).encode()
 
     def has_body(self, request: FrontRequest) -> bool:
         """Whether the body goes out behind the head."""
@@ -113,20 +113,31 @@ def stream_head(request: FrontRequest, headers: dict[str, str], date_line: str) 
     Raises:
         ValueError: A header holds what no header may hold.
     """
-    framing = [date_line, "Transfer-Encoding: chunked"] if request.chunks else [date_line]
-    return _head(request, 200, headers, framing, stays=request.keep_alive and request.chunks)
-
-
-def _head(
-    request: FrontRequest, status: int, headers: dict[str, str], framing: list[str], *, stays: bool
-) -> bytes:
     chunks = request.chunks
+    lines = [date_line, *map(": ".join, headers.items())]
+    if chunks:
+        lines.append("Transfer-Encoding: chunked")
+    begin = _begin(200, None, chunks, request.keep_alive and chunks)
+    return (begin + _checked(lines)).encode()
+
+
+@lru_cache(maxsize=256)
+def _begin(status: int, content_type: str | None, chunks: bool, stays: bool) -> str:
+    """The lines that replies of one kind share, up to where the next one begins."""
+    assert 200 <= status < 600, "a final status"
+    lines = [f"HTTP/1.{1 if chunks else 0} {status} {_PHRASES.get(status, '')}"]
+    if content_type is not None:
+        lines.append("Content-Type: " + content_type)
     if stays != chunks:  # what the version does not imply anyway
-        framing.append("Connection: keep-alive" if stays else "Connection: close")
-    status_line = (_STATUS_LINES if chunks else _OLD_STATUS_LINES)[status]
-    lines = [status_line, *map(": ".join, headers.items()), *framing, "\r\n"]
+        lines.append("Connection: keep-alive" if stays else "Connection: close")
+    return _checked(lines)[:-2]
+
+
+def _checked(lines: list[str]) -> str:
+    """The lines, and an empty one behind them."""
+    lines.append("\r\n")
     text = "\r\n".join(lines)
     breaks = len(lines)
     if text.count("\n") != breaks or text.count("\r") != breaks or "\0" in text:
         raise ValueError("a line break or a zero byte in a header of a reply")
-    return text.encode()
+    return text
