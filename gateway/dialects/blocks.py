@@ -169,15 +169,22 @@ class BlockTranslator(ABC):
 
     def _emit(self, kind: str, payload: dict[str, Any]) -> None:
         """Send one event, with its name and with its type inside."""
+        self._emit_whole(kind, {"type": kind, **payload})
+
+    def _emit_whole(self, kind: str, event: dict[str, Any]) -> None:
+        """The same for an event that has its type inside."""
         if not self._silent:
-            data = orjson.dumps({"type": kind, **payload})
+            data = orjson.dumps(event)
             self._frames.append(b"event: %b\ndata: %b\n\n" % (kind.encode(), data))
 
     # -- from deltas to blocks
 
     def _told(self) -> bytes:
-        told = b"".join(self._frames)
-        self._frames.clear()
+        frames = self._frames
+        if len(frames) == 1:
+            return frames.pop()
+        told = b"".join(frames)
+        frames.clear()
         return told
 
     def _start(self, prompt_tokens: int | None) -> None:
@@ -192,11 +199,13 @@ class BlockTranslator(ABC):
             if reasoning := delta.get("reasoning_content"):
                 self._add("reasoning", reasoning, [])
             if content := delta.get("content"):
-                self._add("text", content, (choice.get("logprobs") or {}).get("content") or [])
-            for call in delta.get("tool_calls") or ():
-                self._take_call(call)
-            if choice.get("finish_reason") is not None:
-                self.finish_reason = choice["finish_reason"]
+                logprobs = choice.get("logprobs")
+                self._add("text", content, (logprobs.get("content") or []) if logprobs else [])
+            if calls := delta.get("tool_calls"):
+                for call in calls:
+                    self._take_call(call)
+            if (reason := choice.get("finish_reason")) is not None:
+                self.finish_reason = reason
 
     def _add(self, kind: Kind, piece: str, logprobs: list[Any]) -> None:
         if not isinstance(piece, str):

@@ -332,9 +332,10 @@ class ResponsesTranslator(BlockTranslator):
             self._emit("response.content_part.added", {**self._at(block), "part": _part_of(block)})
 
     def _added(self, block: Block, piece: str, logprobs: list[Any]) -> None:
-        told = {**self._at(block), "delta": piece}
+        told = self._at(block)
+        told["delta"] = piece
         if block.kind == "text":
-            told["logprobs"] = self._logprobs(block, logprobs)
+            told["logprobs"] = self._logprobs(block, logprobs) if logprobs else []
         self._emit(f"response.{_DELTAS[block.kind]}.delta", told)
 
     def _closed(self, block: Block) -> None:
@@ -372,7 +373,7 @@ class ResponsesTranslator(BlockTranslator):
         super()._take(event)
 
     def _emit(self, kind: str, payload: dict[str, Any]) -> None:
-        super()._emit(kind, {"sequence_number": self._sequence, **payload})
+        self._emit_whole(kind, {"type": kind, "sequence_number": self._sequence, **payload})
         self._sequence += 1
 
     # -- what is in the events
@@ -411,7 +412,9 @@ class ResponsesTranslator(BlockTranslator):
 
     def _at(self, block: Block) -> dict[str, Any]:
         at = {"item_id": self._id(block), "output_index": block.index}
-        return at if block.kind == "call" else {**at, "content_index": 0}
+        if block.kind != "call":
+            at["content_index"] = 0
+        return at
 
     def _logprobs(self, block: Block, logprobs: list[Any]) -> list[orjson.Fragment]:
         """Those of a piece; kept for the block's end, unless that is getting too large."""

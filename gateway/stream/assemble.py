@@ -127,8 +127,8 @@ class _Assembler(Generic[C]):
             if choice is None:
                 choice = self._choices[index] = self._new_choice()
             choice.add(piece)
-            if piece.get("finish_reason") is not None:
-                choice.finish_reason = piece["finish_reason"]
+            if (reason := piece.get("finish_reason")) is not None:
+                choice.finish_reason = reason
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {len(self._choices)} choices, {self._tally!r}>"
@@ -172,16 +172,22 @@ class _ChatChoice:
         self._logprobs: list[orjson.Fragment] = []
 
     def add(self, piece: dict[str, Any]) -> None:
-        delta = piece.get("delta") or {}
-        if content := delta.get("content"):
-            self._content.append(content)
+        if delta := piece.get("delta"):
+            content = delta.get("content")
+            if content:
+                self._content.append(content)
+            if len(delta) > 1 or not content:
+                self._add_rest(delta)
+        if logprobs := piece.get("logprobs"):
+            self._logprobs.extend(map(_as_text, logprobs["content"]))
+
+    def _add_rest(self, delta: dict[str, Any]) -> None:
+        """What there may be besides content, which is most often all."""
         if reasoning := delta.get("reasoning_content"):
             self._reasoning.append(reasoning)
         if calls := delta.get("tool_calls"):
             for call in calls:
                 self._calls.setdefault(call.get("index", 0), _Call()).add(call)
-        if logprobs := piece.get("logprobs"):
-            self._logprobs.extend(map(_as_text, logprobs["content"]))
 
     def result(self, index: int) -> dict[str, Any]:
         message: dict[str, Any] = {"role": "assistant", "content": "".join(self._content)}

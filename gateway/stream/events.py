@@ -11,6 +11,8 @@ __all__ = ["DONE", "MARK", "EventSplitter"]
 DONE = b"[DONE]"
 """Payload of the event that ends a stream of chat or completions."""
 
+_LINE_FEED = 10
+
 MARK = "x_continued"
 """Name of the field that marks the final event of a continued stream."""
 
@@ -37,14 +39,18 @@ class EventSplitter:
         Raises:
             ValueError: An event grows past the limit.
         """
-        if b"\n" not in data:  # an end has one, and JSON has none elsewhere
+        line_end = data.find(b"\n")
+        if line_end < 0:  # an end has one, and JSON has none elsewhere
             self._hold(data)
             return []
+        if line_end == len(data) - 2 and data[-1] == _LINE_FEED and not self._held:
+            payload = _payload(data)  # one event, as nearly always
+            return [] if payload is None else [payload]
         if self._held:
             data = b"".join((*self._held, data))
             self._held.clear()
             self._size = 0
-        if b"\r" in data:
+        if data.find(b"\r") >= 0:
             data = data.replace(b"\r\n", b"\n")
         events = data.split(b"\n\n")
         self._hold(events.pop())

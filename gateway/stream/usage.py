@@ -49,12 +49,15 @@ class Tally:
         self._ended = 0
 
     def add(self, event: dict[str, Any]) -> None:
-        """Take one parsed event; events without a report change nothing."""
+        """Take one parsed event; of those without a report only the order matters."""
         choices = event.get("choices")
         if choices:
-            self._ended = _integer(choices[0].get("index"))
+            index = choices[0].get("index")
+            self._ended = index if isinstance(index, int) else 0
         # A usage event has no choices. The engine sends it right behind the event that ends its
         # choice, which is how it is told whose it is.
+        if "timings" not in event and "usage" not in event:
+            return
         timings = event.get("timings")
         if isinstance(timings, dict):
             self._timings[self._ended] = timings
