@@ -135,9 +135,9 @@ def _begin(status: int, content_type: str | None, chunks: bool, stays: bool) -> 
 
 def _checked(lines: list[str]) -> str:
     """The lines, and an empty one behind them."""
-    lines.append("\r\n")
-    text = "\r\n".join(lines)
-    breaks = len(lines)
-    if text.count("\n") != breaks or text.count("\r") != breaks or "\0" in text:
+    # To find nothing takes far less than to count the line breaks that belong there.
+    plain = "".join(lines)
+    if "\n" in plain or "\r" in plain or "\0" in plain:
         raise ValueError("a line break or a zero byte in a header of a reply")
-    return text
+    lines.append("\r\n")
+    return "\r\n".join(lines)
