@@ -412,7 +412,9 @@ class FrontProtocol(BaseProtocol):
         else:
             limits = self._front.limits
             wait_s = limits.header_timeout_s if self._head_bytes else limits.keepalive_s
-            self._wait_until(self._loop.time() + wait_s)
+            self._due_s = due_s = self._loop.time() + wait_s
+            if self._timer is None or self._fires_s > due_s:  # never, as a rule
+                self._set_timer(due_s)
 
     # -- slow readers
 
