@@ -301,3 +301,35 @@ async def test_closing_the_client_ends_what_runs(peer: Peer, client: EngineClien
     client.close()
     assert isinstance(await sink.over, EngineGone)
     assert client.connections == 0
+
+
+async def test_what_comes_in_one_read_is_handed_on_in_one_piece(
+    peer: Peer, client: EngineClient
+) -> None:
+    go_on = asyncio.Event()
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        await go_on.wait()
+        writer.write(b"3\r\none\r\n3\r\ntwo\r\n5\r\nthree\r\n")
+        await reader.read()
+
+    peer.scripts = [script]
+    exchange = await client.send("GET", "/x")
+    sink = Collect()
+    exchange.attach(sink)
+    go_on.set()
+    async with asyncio.timeout(5):
+        while not sink.chunks:
+            await asyncio.sleep(0)
+    assert sink.chunks == [b"onetwothree"]
+    exchange.abort()
+
+
+async def test_body_of_a_response_that_nobody_asked_for_is_nobodys(
+    peer: Peer, client: EngineClient
+) -> None:
+    peer.scripts = [answering(json_reply(b"mine") + json_reply(b"stray"))]
+    assert await client.request("GET", "/x", timeout_s=5) == (200, b"mine")
+    assert client.connections == 0
