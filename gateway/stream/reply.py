@@ -39,7 +39,7 @@ class StreamReply:
         self._request = request
         self._outlet = request.front.outlet
         self._headers = headers
-        self._transport: asyncio.Transport | None = None
+        self._transport: asyncio.Transport | None = None  # there while events go straight to it
         self._gathered: list[bytes] | None = None  # what goes out in one write with what follows
         self._chunked = request.chunks
         self._committed = False
