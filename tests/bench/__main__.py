@@ -15,13 +15,13 @@ from dataclasses import asdict
 from pathlib import Path
 
 from tests.bench.cpu import split_cores
-from tests.bench.debian import FetchError, tool
 from tests.bench.figures import Rounds, goals
 from tests.bench.measure import Plan, measure
 from tests.bench.plot import draw
 from tests.bench.proxies import SETTINGS
 from tests.bench.report import report
 from tests.bench.workloads import WORKLOADS, Workload, quick
+from tests.support.debian import FetchError, tool
 
 _ROOT = Path(__file__).parents[2]
 _ROUNDS = 5

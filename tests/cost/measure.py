@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.bench.debian import tool
 from tests.cost.dump import Dump, read_dump
 from tests.cost.operations import OPERATIONS, Operation
 from tests.cost.session import YARDS, YARDSTICK, session
 from tests.cost.switch import compile_switch
+from tests.support.debian import tool
 
 __all__ = ["BUILD", "Cost", "Figures", "count_calls", "measure"]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench.debian import FetchError, tool
+from tests.support.debian import FetchError, tool
 
 # Stand-ins that do what the real ones do with these arguments; each call leaves a line.
 APT_GET = """#!/bin/sh

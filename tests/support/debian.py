@@ -1,4 +1,4 @@
-"""Programs from Debian for the benches, without being root: found on PATH, else fetched.
+"""Programs from Debian for benches and guards, without being root: found on PATH, else fetched.
 
 Fetched packages are unpacked into the user's cache, under their file names, which have the versions
 in them; nothing is installed. Two processes may fetch at the same time.
