@@ -27,13 +27,15 @@ from pathlib import Path
 from tests.cost.ceilings import judge, recording, table
 from tests.cost.measure import count_calls, measure
 from tests.cost.operations import OPERATIONS
+from tests.support.debian import FetchError
+from tests.support.ending import end_tidily
 
 CEILINGS = Path(__file__).with_name("ceilings.json")
 _SHOWN = 40
 
 
 def main(words: list[str]) -> int:
-    """Do it; the exit code is 1 when something costs too much."""
+    """Exit code 1 when something costs too much; 2 when this machine cannot count."""
     parser = argparse.ArgumentParser(prog="python -m tests.cost")
     parser.add_argument("--record", action="store_true", help="record what is counted")
     parser.add_argument("--calls", metavar="NAME", help="of operations with this in their name")
@@ -41,7 +43,11 @@ def main(words: list[str]) -> int:
     if asked.calls:
         return _show_calls(asked.calls)
     recorded = json.loads(CEILINGS.read_text()) if CEILINGS.exists() else {}
-    figures = measure()
+    try:
+        figures = measure()
+    except FetchError as exc:
+        sys.stderr.write(f"cost: {exc}\n")
+        return 2
     sys.stdout.write(f"{table(figures, recorded)}\n")
     if asked.record:
         python = f"{platform.python_implementation()} {platform.python_version()}"
@@ -65,4 +71,5 @@ def _show_calls(name: str) -> int:
 
 
 if __name__ == "__main__":
+    end_tidily()
     sys.exit(main(sys.argv[1:]))

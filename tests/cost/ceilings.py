@@ -19,7 +19,7 @@ _MEMORY_ROOM = 0.10
 _CALLS_ROOM = 0.25
 """System calls; one more in each operation is too many."""
 _BYTES_ROOM = 1024
-_LOWER = 0.30
+_LOWER = 0.10
 """So much below, and the ceiling should come down, or half of it can be lost again unseen."""
 _SHOWN = 8
 
@@ -31,7 +31,7 @@ class Verdict:
     problems: tuple[str, ...]
     """What costs too much, and how to look at it."""
     hints: tuple[str, ...]
-    """What is recorded far too high."""
+    """What is recorded too high."""
 
 
 def judge(figures: Figures, recorded: dict[str, Any]) -> Verdict:

@@ -59,7 +59,7 @@ def measure(
         build: Where callgrind's files go.
 
     Raises:
-        NotFetched: There is no valgrind, and it could not be had.
+        FetchError: There is no valgrind or no C compiler, and none could be had.
     """
     shutil.rmtree(build, ignore_errors=True)
     build.mkdir(parents=True)

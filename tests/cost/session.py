@@ -107,6 +107,7 @@ def session(
                     **(env or {}),
                 },
                 stdin=subprocess.DEVNULL,
+                start_new_session=True,  # Ctrl+C is for the script; this process it ends
             )
             try:
                 control, _ = listener.accept()

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import ctypes
 import json
+import shutil
 import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
+
+from tests.support.debian import FetchError
 
 __all__ = ["CallSwitch", "CallgrindSwitch", "Switch", "compile_switch"]
 
@@ -30,11 +33,22 @@ class Switch(Protocol):
 
 
 def compile_switch(valgrind: Path, folder: Path) -> Path:
-    """Make the library that `CallgrindSwitch` loads, with the headers of this valgrind."""
+    """Make the library that `CallgrindSwitch` loads, with the headers of this valgrind.
+
+    Raises:
+        FetchError: There is no C compiler, or valgrind came without its headers.
+    """
+    if shutil.which("cc") is None:
+        raise FetchError("there is no C compiler (cc): install one, such as gcc")
     library = folder / "switch.so"
     include = valgrind.resolve().parent.parent / "include"
     command = ["cc", "-shared", "-fPIC", "-O1", f"-I{include}", str(_SOURCE), "-o", str(library)]
-    subprocess.run(command, check=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    if done.returncode != 0:
+        first = (done.stderr.strip().splitlines() or ["it said nothing"])[0]
+        raise FetchError(
+            f"cc cannot compile {_SOURCE.name}, which needs valgrind's headers: {first}"
+        )
     return library
 
 

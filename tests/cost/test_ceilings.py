@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import warnings
 from collections import Counter
 from dataclasses import replace
@@ -85,8 +87,8 @@ def test_other_pythons_have_more_room() -> None:
     assert not judge(abroad, RECORDED).problems
 
 
-def test_far_less_than_recorded_asks_for_a_lower_ceiling() -> None:
-    cheaper = replace(FIGURES, operations={"an event": Cost(130.0, 3.0, Counter())})
+def test_clearly_less_than_recorded_asks_for_a_lower_ceiling() -> None:
+    cheaper = replace(FIGURES, operations={"an event": Cost(178.0, 3.0, Counter())})
     assert not judge(cheaper, RECORDED).problems
     assert "cost-record" in judge(cheaper, RECORDED).hints[0]
 
@@ -109,3 +111,16 @@ def test_far_less_than_recorded_asks_for_a_lower_ceiling() -> None:
 def test_other_ways_to_cost_too_much(figures: Figures, told: str) -> None:
     (problem,) = judge(figures, RECORDED).problems
     assert told in problem
+
+
+def test_missing_valgrind_is_told_in_one_line(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.cost"],
+        cwd=Path(__file__).parents[2],
+        env={"PATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("cost: valgrind is not installed, and apt-get is not here")
+    assert done.stderr.count("\n") == 1
