@@ -15,8 +15,8 @@ _TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 def cpu_ns(pid: int) -> int:
     """User and system time of all threads so far, in nanoseconds.
 
-    Exact where the kernel keeps schedstat, else in ticks of 10 ms. Threads that have ended count
-    in ticks only.
+    Exact where the kernel keeps schedstat; threads that have ended do not count there, so it can
+    even fall. Elsewhere in ticks of 10 ms, with what they used.
     """
     try:
         return _schedstat_ns(pid, 0)

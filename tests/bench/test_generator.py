@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.bench import generator
+from tests.bench.callers import Asker, Reader, Tally
 from tests.bench.generator import perform
 from tests.bench.job import Job
 from tests.bench.upstream import EXTRA_EVENTS, Connection
@@ -52,11 +54,30 @@ async def test_a_stream_follows_each_that_ended_on_a_new_connection(
     assert told["events"] > 2 * (TOKENS + EXTRA_EVENTS)
 
 
-async def test_ramp_up_is_not_counted(engine: str) -> None:
-    job = streams(engine, "streams", pace_ms=0.0)
-    job.warm_s, job.seconds = 0.05, 0.0
-    told = await perform(job)
-    assert (told["answers"], told["events"], told["failed"]) == (0, 0, 0)
+async def test_only_what_follows_the_ramp_up_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    job = Job("closed", "", 0, over_s=1.0, warm_s=0.5, seconds=2.0)
+    tally = Tally()
+    paused: list[tuple[float, bool]] = []
+
+    async def pause(seconds: float) -> None:
+        paused.append((seconds, tally.measuring))
+
+    monkeypatch.setattr(generator, "pause", pause)
+    await generator._closed(job, [], tally, asyncio.get_running_loop().create_future())
+    assert paused == [(1.5, False), (2.0, True)]
+    assert not tally.measuring
+
+
+@pytest.mark.parametrize("kind", [Asker, Reader])
+def test_what_comes_while_nothing_is_measured_is_not_counted(kind: type[Asker | Reader]) -> None:
+    tally = Tally()
+    events = "x\n\ndata: [DONE]\n\n"
+    answer = RIGHT if kind is Asker else RIGHT[:17] + f"\r\n{events}\r\n0\r\n\r\n".encode()
+    for measuring in (False, True, False):
+        tally.measuring = measuring
+        job = Job("once", "", 1, mark='"mark"', events=2 if kind is Reader else 0)
+        kind(job, b"", tally, lambda: None).data_received(answer)
+    assert (tally.answers, tally.events, tally.failed) == (1, 2 if kind is Reader else 0, 0)
 
 
 async def test_connection_closed_behind_a_stream_is_wrong_where_it_should_be_kept(

@@ -166,7 +166,7 @@ class Connection(asyncio.Protocol):
             begins_s = 0.0
         else:
             pieces = (_reply(events, self._model),)
-            begins_s = events * pace_ms / 1000
+            begins_s = max(events - 1, 0) * pace_ms / 1000  # when a stream would end
         self._later(pieces, 0, self._loop.time() + begins_s, pace_ms / 1000)
 
     def _later(self, pieces: Sequence[bytes], index: int, due_s: float, pace_s: float) -> None:
