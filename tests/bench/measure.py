@@ -8,7 +8,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from tests.bench.proxies import Door, Gateway
 from tests.bench.upstream import EMBEDDING_MARK, EXTRA_EVENTS, REPLY_MARK
 from tests.bench.workloads import WARM_S, Workload, request_of
 
-__all__ = ["Plan", "measure"]
+__all__ = ["Plan", "Samples", "measure"]
 
 _ROOT = Path(__file__).parents[2]
 _WARM_STREAMS = 8
@@ -55,19 +55,22 @@ class Plan:
         self.cores = split_cores()
 
 
-def measure(plan: Plan) -> Samples:
+def measure(plan: Plan, samples: Samples) -> None:
     """Do what *plan* says.
+
+    Args:
+        plan: What to measure.
+        samples: Filled as it goes, so that it is not lost when somebody stops this.
 
     Raises:
         AssertionError: A process did not start, or ended.
     """
     _allow_many_files()
-    samples: Samples = {workload.name: {} for workload in plan.workloads}
+    samples |= {workload.name: {} for workload in plan.workloads}
     with _generator(plan.cores[1]) as ask:
         for number, group in enumerate(_groups(plan.workloads)):
             with _services(plan, f"{number}", group[0]) as (doors, gateway):
                 _measure_group(plan, group, doors, gateway, ask, samples)
-    return samples
 
 
 def _groups(workloads: Sequence[Workload]) -> list[list[Workload]]:
@@ -202,6 +205,7 @@ def _generator(cores: Sequence[int]) -> Iterator[Callable[[Job], dict[str, Any]]
         cwd=_ROOT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
+        start_new_session=True,  # Ctrl+C is the bench's
         text=True,
     )
     assert process.stdin is not None
@@ -209,9 +213,13 @@ def _generator(cores: Sequence[int]) -> Iterator[Callable[[Job], dict[str, Any]]
     wishes, outcomes = process.stdin, process.stdout
 
     def ask(job: Job) -> dict[str, Any]:
-        wishes.write(job.line())
-        wishes.flush()
-        line = outcomes.readline()
+        try:
+            wishes.write(job.line())
+            wishes.flush()
+            line = outcomes.readline()
+        except BaseException:
+            process.kill()  # its streams would only keep the proxies from ending
+            raise
         assert line, "the load generator ended"
         told: dict[str, Any] = json.loads(line)
         return told
@@ -222,7 +230,8 @@ def _generator(cores: Sequence[int]) -> Iterator[Callable[[Job], dict[str, Any]]
     finally:
         process.kill()
         process.wait()
-        wishes.close()
+        with suppress(BrokenPipeError):
+            wishes.close()
         outcomes.close()
 
 

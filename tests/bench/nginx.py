@@ -102,6 +102,7 @@ class Nginx:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
+                start_new_session=True,  # Ctrl+C is the bench's
                 text=True,
             )
         try:

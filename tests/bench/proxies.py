@@ -29,7 +29,7 @@ _ROOT = Path(__file__).parents[2]
 _READY = re.compile(r"ready: http://\S+:(\d+)/v1")
 _START_S = 60.0
 _STEP_S = 0.02
-_SLOTS = 256
+_SLOTS = 256  # the most that there can be
 _CONTEXT = 100_000_000
 
 SETTINGS = {
@@ -107,6 +107,14 @@ class _Service(ServiceProcess):
             pause_on(self._process)
         raise AssertionError(f"the gateway is not ready:\n{said}")
 
+    def end(self) -> None:
+        """Make sure that it is gone; in good order where it still can, for it has an engine."""
+        try:
+            if self._process is not None and self._process.poll() is None:
+                self.stop()
+        finally:
+            self.kill()
+
 
 class Gateway:
     """The gateway and its engine, each on its cores.
@@ -147,7 +155,7 @@ class Gateway:
             for child in self.engine_pids:
                 pin(child, self._cores[1])
         except BaseException:
-            self.service.kill()
+            self.service.end()
             raise
         return self
 
@@ -157,11 +165,7 @@ class Gateway:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        try:
-            if kind is None:
-                self.service.stop()
-        finally:
-            self.service.kill()
+        self.service.end()
 
     @property
     def engine_pids(self) -> list[int]:
