@@ -130,7 +130,11 @@ _ROUNDS_IN_TURNS = 3
 )
 @click.option("--json", "json_file", type=FILE, help="Write all figures there; - for stdout.")
 @click.option("--html", "html_file", type=FILE, help="Write a report with plots there.")
-@click.option("--progress/--no-progress", default=None, help="A bar [if stderr is a terminal].")
+@click.option(
+    "--progress/--no-progress",
+    default=None,
+    help="A bar [if stderr is a terminal, else a line for each level].",
+)
 def main(**given: Any) -> None:
     """Measure an OpenAI-compatible endpoint with streamed chats.
 
@@ -179,10 +183,15 @@ def _run(plan: Plan, endpoints: list[Endpoint], given: dict[str, Any]) -> int:
     started_at = datetime.now(UTC).astimezone()
     started_s = time.perf_counter()
     book = Book(endpoints)
-    shown = sys.stderr.isatty() if given["progress"] is None else bool(given["progress"])
-    progress = Progress(plan, [each.base_url for each in endpoints], shown=shown)
+    asked, terminal = given["progress"], sys.stderr.isatty()
+    progress = Progress(
+        plan,
+        [each.base_url for each in endpoints],
+        bar=terminal if asked is None else asked,
+        lines=asked is None and not terminal,
+    )
     try:
-        ended_by = _loop_runner()(_until_stopped(measure(plan, book, progress.tick)))
+        ended_by = _loop_runner()(_until_stopped(measure(plan, book, progress)))
     except CannotMeasure as error:
         click.echo(f"Error: {error}", err=True)
         return 1

@@ -5,8 +5,9 @@
     samples.py   PURE  one request and its outcome; what one round of requests saw
     figures.py   PURE  rounds -> percentiles, rates, failures by kind, ratios
     ask.py       sends one request, waits where a refusal says so, never raises for a failure
+    trouble.py   what went wrong, and what to do about it, in plain words
     measure.py   warm-up, rounds of requests side by side, all bounded in time
-    progress.py  the bar on standard error
+    progress.py  what standard error is told meanwhile: a bar, or a line for each level
     document.py  PURE  figures -> JSON
     table.py     PURE  figures -> text
     charts.py    PURE  figures -> SVG

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import SimpleNamespace
 
@@ -20,6 +20,7 @@ import orjson
 from .plan import Endpoint
 from .samples import Failure, Refusals, Sample
 from .stream import StreamWatch
+from .trouble import connection_words
 
 __all__ = ["Asker", "open_session", "said"]
 
@@ -65,14 +66,20 @@ class Asker:
         session: From `open_session`, shared by all streams.
         endpoint: Which.
         timeout_s: Seconds that one request may take, its refusals and waits included.
+        refused: Told of each refusal for now before it is waited for: which, and how long.
     """
 
     def __init__(
-        self, session: aiohttp.ClientSession, endpoint: Endpoint, timeout_s: float
+        self,
+        session: aiohttp.ClientSession,
+        endpoint: Endpoint,
+        timeout_s: float,
+        refused: Callable[[Failure, float], None] = lambda failure, wait_s: None,
     ) -> None:
         self._session = session
         self._endpoint = endpoint
         self._timeout_s = timeout_s
+        self._refused = refused
         self._url = endpoint.base_url + "/chat/completions"
         self._headers = endpoint.headers | {"Content-Type": "application/json"}
 
@@ -85,6 +92,7 @@ class Asker:
                 while isinstance(outcome, _ComeBack) and tries < _TRIES:
                     refusals.count += 1
                     refusals.waited_s += outcome.after_s
+                    self._refused(self._told(outcome.failure), outcome.after_s)
                     await asyncio.sleep(outcome.after_s)
                     outcome = await self._try(body)
                     tries += 1
@@ -92,9 +100,11 @@ class Asker:
             return Failure("timeout", f"no whole answer within {self._timeout_s:g} s")
         if isinstance(outcome, _ComeBack):
             outcome = outcome.failure
-        if isinstance(outcome, Failure):
-            return Failure(outcome.kind, _shorten(self._endpoint.hide(outcome.detail)))
-        return outcome
+        return self._told(outcome) if isinstance(outcome, Failure) else outcome
+
+    def _told(self, failure: Failure) -> Failure:
+        """*failure* as people may see it."""
+        return Failure(failure.kind, _shorten(self._endpoint.hide(failure.detail)))
 
     async def _try(self, body: bytes) -> Sample | Failure | _ComeBack:
         while True:
@@ -123,7 +133,7 @@ class Asker:
                 return await _read(reply, watch)
         except (aiohttp.ClientError, OSError) as error:
             kind = "broken stream" if begun else "connection"
-            return Failure(kind, f"{type(error).__name__}: {error}")
+            return Failure(kind, connection_words(error))
 
 
 class _ComeBack:

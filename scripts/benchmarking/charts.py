@@ -121,6 +121,8 @@ def _x_axis(scale: _Scale, marks: Sequence[tuple[float, str]], title: str) -> It
 
 
 def _line(scale: _Scale, line: Line, unit: str) -> Iterator[str]:
+    if not line.points:
+        return
     places = [(scale.x(x), scale.y(y)) for x, y in line.points]
     path = "L".join(f"{x} {y}" for x, y in places)
     yield f'<path class="line {line.style}" d="M{path}"/>'

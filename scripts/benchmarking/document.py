@@ -63,13 +63,24 @@ def _level(level: LevelFigures) -> Json:
         "tokens_counted_by": level.counted_by,
         "tokens": level.tokens,
         "prompt_tokens_p50": level.prompt_tokens,
-        "tokens_per_s": round(level.total_rate, 2),
-        "requests_per_s": round(level.request_rate, 3),
+        "tokens_per_s": _rounded(level.total_rate, digits=2),
+        "requests_per_s": _rounded(level.request_rate, digits=3),
         "ttft_ms": _spread(level.ttft_s, 1000),
         "inter_token_ms": _spread(level.gap_s, 1000),
         "latency_ms": _spread(level.latency_s, 1000),
         "tokens_per_s_per_stream": _spread(level.stream_rate, 1),
+        "missing": _missing(level),
     }
+
+
+def _missing(level: LevelFigures) -> dict[str, str]:
+    """Name -> why it is null, where the level had answers."""
+    found = {}
+    if level.limited:
+        found |= dict.fromkeys(("tokens_per_s", "requests_per_s"), "limited")
+    if not level.in_pieces:
+        found |= dict.fromkeys(("inter_token_ms", "tokens_per_s_per_stream"), "one piece")
+    return found
 
 
 def _spread(spread: Spread | None, unit: float) -> Json | None:
@@ -91,8 +102,9 @@ def _ratio(ratio: Ratio) -> Json:
         "latency_p50": _rounded(ratio.latency_p50),
         "tokens_per_s_per_stream_p50": _rounded(ratio.stream_rate),
         "tokens_per_s": _rounded(ratio.total_rate),
+        "missing": {"tokens_per_s": "limited"} if ratio.limited else {},
     }
 
 
-def _rounded(value: float | None, unit: float = 1) -> float | None:
-    return None if value is None else round(value * unit, 4)
+def _rounded(value: float | None, unit: float = 1, *, digits: int = 4) -> float | None:
+    return None if value is None else round(value * unit, digits)

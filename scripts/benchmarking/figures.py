@@ -4,7 +4,10 @@ Rules:
 - only whole answers have times and tokens; a failure is counted and nothing else;
 - the percentiles of the rounds of one level are taken over all of its answers, not averaged;
 - tokens a second in total are the tokens of whole answers in the time that the level took, from
-  the first request to the end of the last answer, so a slow last one counts.
+  the first request to the end of the last answer, so a slow last one counts;
+- a level that was refused for now (429, 503) has no such rate: waits are not the endpoint's speed;
+- times between tokens, and rates of one stream, are there if at least half of the answers have
+  them: few that happened to come in two pieces say nothing of a server that sends all at once.
 """
 
 from __future__ import annotations
@@ -93,6 +96,8 @@ class LevelFigures:
     """Tokens a second of one stream once it had begun."""
     ttfts_s: tuple[float, ...]
     """All of them, in order of size."""
+    timed: int
+    """Answers with time between their tokens; the others came in one piece."""
 
     @property
     def failed(self) -> int:
@@ -100,14 +105,29 @@ class LevelFigures:
         return sum(self.failures.values())
 
     @property
-    def total_rate(self) -> float:
-        """Tokens a second of all streams together."""
-        return self.tokens / self.wall_s if self.wall_s else 0.0
+    def limited(self) -> bool:
+        """Whether waits for a limit are in the time that the level took."""
+        return self.refusals > 0
 
     @property
-    def request_rate(self) -> float:
-        """Whole answers a second."""
-        return self.succeeded / self.wall_s if self.wall_s else 0.0
+    def in_pieces(self) -> bool:
+        """Whether enough answers came token by token for times between tokens to mean something."""
+        return 2 * self.timed >= self.succeeded
+
+    @property
+    def total_rate(self) -> float | None:
+        """Tokens a second of all streams together; None if `limited`."""
+        return self._per_second(self.tokens)
+
+    @property
+    def request_rate(self) -> float | None:
+        """Whole answers a second; None if `limited`."""
+        return self._per_second(self.succeeded)
+
+    def _per_second(self, count: int) -> float | None:
+        if self.limited:
+            return None
+        return count / self.wall_s if self.wall_s else 0.0
 
 
 def level_figures(streams: int, rounds: Sequence[Round]) -> LevelFigures:
@@ -116,8 +136,10 @@ def level_figures(streams: int, rounds: Sequence[Round]) -> LevelFigures:
     failures = [failure for each in rounds for failure in each.failures]
     started = sum(each.started for each in rounds)
     wall_s = sum(each.wall_s for each in rounds)
+    rates = [rate for each in samples if (rate := each.rate) is not None]
+    in_pieces = 2 * len(rates) >= len(samples)
     gaps = array("d")
-    for sample in samples:
+    for sample in samples if in_pieces else ():
         gaps.extend(sample.gaps_s)
     prompts = Spread.of(each.prompt_tokens for each in samples if each.prompt_tokens is not None)
     return LevelFigures(
@@ -138,8 +160,9 @@ def level_figures(streams: int, rounds: Sequence[Round]) -> LevelFigures:
         ttft_s=Spread.of(sample.ttft_s for sample in samples),
         gap_s=Spread.of(gaps),
         latency_s=Spread.of(sample.latency_s for sample in samples),
-        stream_rate=Spread.of(rate for each in samples if (rate := each.rate) is not None),
+        stream_rate=Spread.of(rates if in_pieces else ()),
         ttfts_s=tuple(sorted(sample.ttft_s for sample in samples)),
+        timed=len(rates),
     )
 
 
@@ -210,6 +233,8 @@ class Ratio:
     latency_p50: float | None
     stream_rate: float | None
     total_rate: float | None
+    limited: bool
+    """Whether that is why `total_rate` is None."""
 
 
 def ratios(run: Run) -> list[Ratio]:
@@ -233,6 +258,7 @@ def _ratio(a: LevelFigures, b: LevelFigures) -> Ratio:
         latency_p50=_by_p50(a.latency_s, b.latency_s),
         stream_rate=_by_p50(a.stream_rate, b.stream_rate),
         total_rate=_divide(a.total_rate, b.total_rate),
+        limited=a.limited or b.limited,
     )
 
 

@@ -12,28 +12,40 @@ import asyncio
 import itertools
 import secrets
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 import aiohttp
 import orjson
 
 from .ask import Asker, open_session, said
-from .figures import EndpointFigures, level_figures
+from .figures import EndpointFigures, LevelFigures, level_figures
 from .plan import Endpoint, Form, Plan, prompt_text
 from .samples import Failure, Refusals, Round, Sample
+from .trouble import connection_words, key_words
 
-__all__ = ["Book", "CannotMeasure", "Tick", "measure"]
-
-Tick = Callable[[int, int], None]
-"""Told after each request: which endpoint, from 0, and with how many streams."""
+__all__ = ["Book", "CannotMeasure", "Watcher", "measure"]
 
 _WARM_UP_TOKENS = 16
 
 
 class CannotMeasure(Exception):  # noqa: N818 - what it means
     """An endpoint that does not answer even one request, in words for the user."""
+
+
+class Watcher:
+    """Is told what happens, and does nothing about it. Endpoints are numbers from 0."""
+
+    def ended(self, which: int, streams: int) -> None:
+        """A request of a level ended, well or not."""
+
+    def refused(self, which: int, refusal: Failure, wait_s: float) -> None:
+        """A request was told to come back, and will; the one before the first level too."""
+
+    def finished(self, which: int, level: LevelFigures) -> None:
+        """All rounds of a level are done."""
 
 
 @dataclass(slots=True)
@@ -51,6 +63,10 @@ class Book:
         self.rounds.setdefault((which, streams), []).append(current)
         return current
 
+    def level(self, which: int, streams: int) -> LevelFigures:
+        """A level that was begun."""
+        return level_figures(streams, self.rounds[which, streams])
+
     def figures(self) -> tuple[EndpointFigures, ...]:
         """One for each endpoint, with the levels that were begun."""
         return tuple(self._endpoint(which) for which in range(len(self.endpoints)))
@@ -58,16 +74,12 @@ class Book:
     def _endpoint(self, which: int) -> EndpointFigures:
         endpoint = self.endpoints[which]
         form = self.forms.get(which)
-        levels = [
-            level_figures(streams, rounds)
-            for (whose, streams), rounds in self.rounds.items()
-            if whose == which
-        ]
+        levels = [self.level(whose, streams) for whose, streams in self.rounds if whose == which]
         model = form.model if form else endpoint.model or "?"
         return EndpointFigures(endpoint.base_url, model, tuple(levels))
 
 
-async def measure(plan: Plan, book: Book, tick: Tick) -> None:
+async def measure(plan: Plan, book: Book, watcher: Watcher) -> None:
     """
     Do what *plan* says and note it in *book*.
 
@@ -77,18 +89,23 @@ async def measure(plan: Plan, book: Book, tick: Tick) -> None:
     """
     async with open_session(plan.timeout_s) as session:
         async with asyncio.timeout(plan.budget_s):
-            await _Measurement(plan, book, session, tick).run()
+            await _Measurement(plan, book, session, watcher).run()
 
 
 class _Measurement:
-    def __init__(self, plan: Plan, book: Book, session: aiohttp.ClientSession, tick: Tick) -> None:
+    def __init__(
+        self, plan: Plan, book: Book, session: aiohttp.ClientSession, watcher: Watcher
+    ) -> None:
         self._plan = plan
         self._book = book
         self._session = session
-        self._tick = tick
+        self._watcher = watcher
         self._salt = secrets.token_hex(3)
         self._numbers = itertools.count(1)
-        self._askers = [Asker(session, each, plan.timeout_s) for each in book.endpoints]
+        self._askers = [
+            Asker(session, each, plan.timeout_s, partial(watcher.refused, which))
+            for which, each in enumerate(book.endpoints)
+        ]
 
     async def run(self) -> None:
         for which in range(len(self._askers)):
@@ -98,11 +115,13 @@ class _Measurement:
                 turns = range(len(self._askers))
                 for which in turns if number % 2 == 0 else reversed(turns):
                     await self._round(which, streams, number)
+            for which in range(len(self._askers)):
+                self._watcher.finished(which, self._book.level(which, streams))
 
     async def _warm_up(self, which: int) -> Form:
         """Ask once, unmeasured: does it answer, and what does it want to have in a body?"""
         endpoint = self._book.endpoints[which]
-        form = Form(endpoint.model or await self._first_model(endpoint))
+        form = Form(endpoint.model or await self._first_model(which))
         while True:
             body = self._body(form, min(_WARM_UP_TOKENS, self._plan.max_tokens), warm_up=True)
             outcome = await self._askers[which].ask(body, Refusals())
@@ -110,25 +129,37 @@ class _Measurement:
                 return form
             other = form.after(outcome.detail) if outcome.kind == "http 400" else None
             if other is None:
-                raise CannotMeasure(f"{endpoint.base_url} does not answer: {_complaint(outcome)}")
+                raise CannotMeasure(self._why(which, endpoint.base_url, outcome))
             form = other
 
-    async def _first_model(self, endpoint: Endpoint) -> str:
+    async def _first_model(self, which: int) -> str:
+        endpoint = self._book.endpoints[which]
         url = endpoint.base_url + "/models"
         try:
             async with asyncio.timeout(self._plan.timeout_s):
                 async with self._session.get(url, headers=endpoint.headers) as reply:
                     status, body = reply.status, await reply.read()
         except (aiohttp.ClientError, OSError) as error:
-            words = str(error) or type(error).__name__
-            raise CannotMeasure(f"{url} cannot be reached: {words}") from None
+            failure = Failure("connection", endpoint.hide(connection_words(error)))
+            raise CannotMeasure(self._why(which, url, failure)) from None
         try:
             if status == 200:
                 return str(orjson.loads(body)["data"][0]["id"])
-            complaint = _complaint(Failure(f"http {status}", endpoint.hide(said(body))))
+            failure = Failure(f"http {status}", endpoint.hide(said(body)))
         except (ValueError, LookupError, TypeError):
-            complaint = "the list is empty, or not in OpenAI's shape"
-        raise CannotMeasure(f"{url} names no model: {complaint} (or say which with --model)")
+            failure = Failure("the list is empty, or not in OpenAI's shape")
+        why = self._why(which, url, failure, "names no model")
+        # Another model is no help to who is not let in.
+        raise CannotMeasure(why if status == 401 else f"{why} (or say which with --model)")
+
+    def _why(self, which: int, url: str, failure: Failure, what: str = "does not answer") -> str:
+        """Why an endpoint cannot be measured; a wrong key comes first."""
+        given = bool(self._book.endpoints[which].api_key)
+        if words := key_words(failure, url, which, given=given):
+            return words
+        if failure.kind == "connection":
+            return f"{url} cannot be reached: {failure.detail}"
+        return f"{url} {what}: " + ": ".join(filter(None, (failure.kind, failure.detail)))
 
     def _body(self, form: Form, max_tokens: int, *, warm_up: bool = False) -> bytes:
         number = next(self._numbers)
@@ -154,7 +185,7 @@ class _Measurement:
             outcome = await asker.ask(body, current.refusals)
             current.note(outcome)
             current.gave_up |= begin.ended(good=isinstance(outcome, Sample))
-            self._tick(which, streams)
+            self._watcher.ended(which, streams)
 
 
 class _Begin:
@@ -190,9 +221,3 @@ def _timed(current: Round) -> Iterator[None]:
     finally:
         current.wall_s = time.perf_counter() - wall_s
         current.client_cpu_s = time.process_time() - cpu_s
-
-
-def _complaint(failure: Failure) -> str:
-    if failure.kind in ("http 401", "http 403"):
-        return f"the API key is not accepted ({failure.kind}: {failure.detail})"
-    return f"{failure.kind}: {failure.detail}" if failure.detail else failure.kind

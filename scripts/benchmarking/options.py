@@ -24,7 +24,11 @@ What the columns say
   between tokens   from one event with text to the next; servers that put
                    several tokens into an event show the time between events
   tokens/s stream  one stream's tokens over the time since its first (p50)
+                   Like "between tokens" a dash if more than half of the
+                   answers arrived in one piece
   tokens/s total   tokens of all whole answers over the time the level took
+  - limited        the level had to wait for a limit (429, 503), so its tokens
+                   a second would be those of the limit, not of the server
   client CPU       what this program used of one core. Above about 70 % it
                    may be the bottleneck, and the table says so
 
@@ -46,9 +50,11 @@ themselves: --body '{"ignore_eos": true}' (llama-server, vLLM) keeps them going.
 
 \b
 Exit codes
-  0  measured
-  1  nothing could be measured, or more than --max-failures of the requests
-     of an endpoint failed
+  0  measured; also when Ctrl+C, SIGTERM or --budget ended it early: figures
+     are those of what was done until then, and "ended_by" in --json says so
+  1  nothing could be measured (or it was ended before anything was), more
+     than --max-failures of the requests of an endpoint failed, a file could
+     not be written, or a second Ctrl+C came
   2  wrong usage
 
 \b

@@ -8,7 +8,7 @@ from html import escape
 from .charts import Line, chart
 from .figures import EndpointFigures, LevelFigures, Run, Spread, ratios
 from .plan import Plan
-from .table import RATIO_COLUMNS, milliseconds, number, ratio_cells, remarks
+from .table import RATIO_COLUMNS, milliseconds, number, ratio_cells, remarks, total
 
 __all__ = ["page"]
 
@@ -96,7 +96,9 @@ def _figures(run: Run) -> Iterator[str]:
     yield _times(run, "Time between tokens", lambda level: level.gap_s)
     yield _times(run, "Time to the whole answer", lambda level: level.latency_s)
     lines = _lines(run, "", lambda level: level.total_rate if level.succeeded else None)
-    yield _figure("Tokens a second, in all", "more is better", _by_level(run, lines, "/s"))
+    limited = any(level.limited for each in run.endpoints for level in each.levels)
+    note = "more is better" + ("; levels that were limited are left out" if limited else "")
+    yield _figure("Tokens a second, in all", note, _by_level(run, lines, "/s"))
     lines = _lines(run, "", lambda level: level.stream_rate.p50 if level.stream_rate else None)
     yield _figure("Tokens a second, one stream", "p50; more is better", _by_level(run, lines, "/s"))
     yield _distribution(run)
@@ -187,7 +189,7 @@ def _cells(level: LevelFigures) -> list[str]:
         for name in ("p50", "p95", "p99")
     ]
     rate = level.stream_rate.p50 if level.stream_rate else None
-    cells += [number(rate), number(level.total_rate), level.counted_by or "-"]
+    cells += [number(rate), total(level), level.counted_by or "-"]
     return [*cells, f"{level.client_cpu_share:.0%}"]
 
 

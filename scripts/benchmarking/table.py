@@ -6,15 +6,16 @@ from collections.abc import Iterator, Sequence
 
 from .figures import EndpointFigures, LevelFigures, Ratio, Run, Spread, ratios
 
-__all__ = ["RATIO_COLUMNS", "ratio_cells", "remarks", "render"]
+__all__ = ["RATIO_COLUMNS", "ratio_cells", "remarks", "render", "total"]
 
 _BUSY_SHARE = 0.7
 _FEW = 100
+_LIMITED = "- limited"
 _HEADS = (
     "                        TTFT, ms            between tokens, ms         latency, ms"
-    "             tokens/s     client",
+    "             tokens/s        client",
     "streams   good  bad     p50    p95    p99     p50    p95    p99      p50     p95     p99"
-    "   stream   total    CPU",
+    "   stream      total    CPU",
 )
 _WAYS = {
     "usage": "tokens as the server counts them (usage)",
@@ -52,7 +53,7 @@ def _row(level: LevelFigures) -> str:
     return (
         f"{level.streams:7}{level.succeeded:7}{level.failed:5} "
         f"{_three(level.ttft_s, 7)} {_three(level.gap_s, 7)} {_three(level.latency_s, 8)} "
-        f"{number(rate.p50 if rate else None):>8}{number(level.total_rate):>8}"
+        f"{number(rate.p50 if rate else None):>8}{total(level):>11}"
         f"{level.client_cpu_share:>7.0%}"
     )
 
@@ -74,6 +75,11 @@ def number(value: float | None) -> str:
     return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 1000 else f"{value:.0f}"
 
 
+def total(level: LevelFigures) -> str:
+    """Tokens a second of all streams, or why there is no such number."""
+    return _LIMITED if level.limited else number(level.total_rate)
+
+
 def _ratios(run: Run, found: Sequence[Ratio]) -> Iterator[str]:
     first, second = (each.base_url for each in run.endpoints)
     yield f"{first} against {second}"
@@ -93,7 +99,7 @@ def ratio_cells(ratio: Ratio) -> list[str]:
         _times(ratio.gap_p50),
         _times(ratio.latency_p50),
         _times(ratio.stream_rate),
-        _times(ratio.total_rate),
+        _LIMITED if ratio.limited else _times(ratio.total_rate),
     ]
 
 
@@ -131,7 +137,16 @@ def _about(level: LevelFigures) -> Iterator[str]:
         example = level.examples.get(kind)
         yield f"{count} x {kind}" + (f": {example}" if example else "")
     if level.refusals:
-        yield f"{level.refusals} refusals for now (429, 503), {level.refused_wait_s:.1f} s waited"
+        yield (
+            f"limited: {level.refusals} refusals for now (429, 503), {level.refused_wait_s:.1f} s "
+            "waited by all streams together; so it has no tokens/s in all, and its times are of fewer streams than that. "
+            "Raise the limit, or ask less"
+        )
+    if not level.in_pieces:
+        yield (
+            f"{level.succeeded - level.timed} of {level.succeeded} answers arrived in one piece, "
+            "so there are no times between tokens and no tokens/s of a stream"
+        )
     if level.unfinished:
         yield f"{level.unfinished} requests were under way at the end and are not counted"
     if level.gave_up:

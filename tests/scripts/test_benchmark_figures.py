@@ -185,6 +185,76 @@ def test_ratio_without_numbers_is_none() -> None:
     assert document(run, Plan(), {}, "now")["ratios"][0]["ttft_p50"] is None
 
 
+def limited_run() -> Run:
+    """Two endpoints; at its second level the first one had to wait for its key's limit."""
+    free = a_round(sample(0.1, 0.02), sample(0.2, 0.02))
+    held = a_round(sample(0.1, 0.02), sample(0.2, 0.02), wall_s=60.0)
+    held.refusals = Refusals(7, 58.0)
+    first = EndpointFigures(
+        "http://a/v1", "m", (level_figures(1, [free]), level_figures(4, [held]))
+    )
+    other = EndpointFigures(
+        "http://b/v1", "m", (level_figures(1, [free]), level_figures(4, [free]))
+    )
+    return Run((first, other), None, 1.0)
+
+
+def test_limited_level_has_no_rate_in_all() -> None:
+    run = limited_run()
+    rates = [level.total_rate for level in run.endpoints[0].levels]
+    assert rates == [3.0, None]
+    assert [(ratio.total_rate, ratio.limited) for ratio in ratios(run)] == [
+        (1.0, False),
+        (None, True),
+    ]
+    assert ratios(run)[1].latency_p50 == 1.0
+
+
+def test_limited_level_is_marked_wherever_it_is_shown() -> None:
+    run = limited_run()
+    text = render(run)
+    rows = [line for line in text.splitlines() if line.startswith("      4")]
+    assert ["- limited" in row for row in rows] == [True, False, True]
+    assert "limited: 7 refusals for now (429, 503), 58.0 s waited" in text
+    html = page(run, Plan(), "now", "this")
+    assert html.count("<td>- limited</td>") == 2
+    found = document(run, Plan(), {}, "now")
+    level = found["endpoints"][0]["levels"][1]
+    assert (level["tokens_per_s"], level["requests_per_s"]) == (None, None)
+    assert level["missing"] == {"tokens_per_s": "limited", "requests_per_s": "limited"}
+    assert found["endpoints"][1]["levels"][1]["missing"] == {}
+    assert found["ratios"][1]["tokens_per_s"] is None
+    assert found["ratios"][1]["missing"] == {"tokens_per_s": "limited"}
+
+
+def test_limited_level_is_no_point_of_the_plot() -> None:
+    html = page(limited_run(), Plan(), "now", "this")
+    plot = html.partition("Tokens a second, in all")[2].partition("</figure>")[0]
+    assert "levels that were limited are left out" in plot
+    assert plot.count('<circle class="a"') == 1
+    assert plot.count('<circle class="b"') == 2
+
+
+def test_plot_leaves_out_a_line_without_points() -> None:
+    drawn = chart([Line("", "a", []), Line("", "b", [(0, 1)])], unit="", x_title="")
+    assert 'd="M"' not in drawn
+
+
+@pytest.mark.parametrize(("streamed", "shown"), [(1, False), (2, True)])
+def test_times_between_tokens_need_half_of_the_answers(streamed: int, shown: bool) -> None:
+    samples = [sample(0.1, 0.02 if number < streamed else 0.0) for number in range(4)]
+    level = level_figures(1, [a_round(*samples)])
+    run = Run((EndpointFigures("u", "m", (level,)),), None, 1.0)
+    assert (level.stream_rate is not None, level.gap_s is not None) == (shown, shown)
+    told = any("3 of 4 answers arrived in one piece" in remark for remark in remarks(run))
+    assert told is not shown
+    (found,) = document(run, Plan(), {}, "now")["endpoints"][0]["levels"]
+    missing = (
+        {} if shown else dict.fromkeys(("inter_token_ms", "tokens_per_s_per_stream"), "one piece")
+    )
+    assert found["missing"] == missing
+
+
 def test_failures_beyond_the_bound_are_not_good() -> None:
     run = a_run(1.0, hostile="x")
     assert run.endpoints[0].failed_share == 0.2

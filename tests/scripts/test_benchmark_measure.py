@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from scripts.benchmarking.ask import Asker, open_session
-from scripts.benchmarking.measure import Book, CannotMeasure, measure
+from scripts.benchmarking.figures import LevelFigures
+from scripts.benchmarking.measure import Book, CannotMeasure, Watcher, measure
 from scripts.benchmarking.plan import Endpoint, Plan
 from scripts.benchmarking.samples import Failure, Refusals, Sample
 
@@ -154,25 +155,52 @@ def by_turns(answers: Sequence[bytes]) -> Answer:
     return answer
 
 
-async def measured(plan: Plan, *answers: Answer) -> tuple[Book, list[tuple[int, int]]]:
-    """Measure servers that answer so; the book, and each tick."""
-    ticks: list[tuple[int, int]] = []
+class Told(Watcher):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.ends: list[tuple[int, int]] = []
+        self.refusals: list[tuple[int, Failure, float]] = []
+        self.levels: list[tuple[int, int, int]] = []
+
+    def ended(self, which: int, streams: int) -> None:
+        self.ends.append((which, streams))
+
+    def refused(self, which: int, refusal: Failure, wait_s: float) -> None:
+        self.refusals.append((which, refusal, wait_s))
+
+    def finished(self, which: int, level: LevelFigures) -> None:
+        self.levels.append((which, level.streams, level.succeeded))
+
+
+async def measured(plan: Plan, *answers: Answer) -> tuple[Book, Told]:
+    """Measure servers that answer so; the book, and what was told meanwhile."""
+    told = Told()
     async with AsyncExitStack() as stack:
         endpoints = [await stack.enter_async_context(serving(each)) for each in answers]
         book = Book(endpoints)
-        await measure(plan, book, lambda which, streams: ticks.append((which, streams)))
-    return book, ticks
+        await measure(plan, book, told)
+    return book, told
 
 
 async def test_endpoints_take_turns_in_going_first() -> None:
     plan = Plan(concurrency=(1, 2), requests=1, rounds=3)
-    book, ticks = await measured(plan, by_turns([GOOD]), by_turns([GOOD]))
+    book, told = await measured(plan, by_turns([GOOD]), by_turns([GOOD]))
     alone = [(0, 1), (1, 1), (1, 1), (0, 1), (0, 1), (1, 1)]
-    assert ticks[:6] == alone
-    assert ticks[6:] == [(which, 2) for which, _ in alone for _ in range(2)]
+    assert told.ends[:6] == alone
+    assert told.ends[6:] == [(which, 2) for which, _ in alone for _ in range(2)]
     first, second = book.figures()
     assert [level.succeeded for level in first.levels] == [3, 6]
     assert [level.succeeded for level in second.levels] == [3, 6]
+    assert told.levels == [(0, 1, 3), (1, 1, 3), (0, 2, 6), (1, 2, 6)]
+
+
+async def test_refusal_is_told_before_it_is_waited_for() -> None:
+    later = reply(429, {"error": {"message": f"later, {KEY}"}}, "retry-after-ms: 1")
+    book, told = await measured(Plan(concurrency=(1,), requests=3), by_turns([GOOD, later]))
+    assert told.refusals == [(0, Failure("http 429", "later, ***"), 0.001)] * 3
+    level = book.figures()[0].levels[0]
+    assert (level.succeeded, level.refusals, level.total_rate) == (3, 3, None)
 
 
 async def test_connection_that_a_server_closed_is_replaced() -> None:
@@ -226,7 +254,6 @@ async def test_server_that_only_fails_is_given_up() -> None:
 async def test_what_was_measured_stays_when_the_budget_is_spent() -> None:
     answers = iter([GOOD, GOOD, GOOD])
     plan = Plan(concurrency=(1,), requests=500, budget_s=0.5)
-    ended = asyncio.Event()
 
     def answer(body: Any) -> bytes | None:
         return MODELS if body is None else next(answers, None)
@@ -234,7 +261,7 @@ async def test_what_was_measured_stays_when_the_budget_is_spent() -> None:
     async with serving(answer) as endpoint:
         book = Book([endpoint])
         with pytest.raises(TimeoutError):
-            await measure(plan, book, lambda which, streams: ended.set())
+            await measure(plan, book, Watcher())
     level = book.figures()[0].levels[0]
     assert (level.succeeded, level.failed, level.unfinished) == (2, 0, 1)
 
@@ -242,7 +269,11 @@ async def test_what_was_measured_stays_when_the_budget_is_spent() -> None:
 @pytest.mark.parametrize(
     ("models", "chat", "words"),
     [
-        (reply(401, {"error": {"message": f"bad {KEY}"}}), GOOD, "not accepted.*bad \\*\\*\\*"),
+        (
+            reply(401, {"error": {"message": f"bad {KEY}"}}),
+            GOOD,
+            "^the server does not accept.*bad \\*\\*\\*",
+        ),
         (reply(200, {"data": []}), GOOD, "empty.*--model"),
         (MODELS, reply(404, {"detail": "no such model"}), "http 404: no such model"),
         (MODELS, whole(WORD), "truncated"),

@@ -63,7 +63,8 @@ def test_figures_agree_with_what_was_asked(
     files = ["--json", "out.json", "--html", "out.html"]
     done = bench(environ, service.url, *words, *files, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
+    lines = [line.partition("; TTFT p50 ")[0] for line in done.stderr.splitlines()]
+    assert lines == [f"{service.url}/v1, {streams} streams: 6 good, 0 bad" for streams in (1, 3)]
     text, html = (tmp_path / "out.json").read_text(), (tmp_path / "out.html").read_text()
     found = json.loads(text)
     (endpoint,) = found["endpoints"]
@@ -102,15 +103,35 @@ def test_first_key_is_never_sent_to_the_second(
     del environ["COMPARE_API_KEY"]
     done = bench(environ, service.url, "--compare", service.url)
     assert done.returncode == 1
-    assert "the API key is not accepted (http 401" in done.stderr
+    assert "Error: no API key was given; use $COMPARE_API_KEY" in done.stderr
 
 
 def test_bad_key_is_told_in_a_line(service: ServiceProcess, environ: dict[str, str]) -> None:
     done = bench(environ | {"OPENAI_API_KEY": "sk-wrong"}, service.url)
     assert (done.returncode, done.stdout) == (1, "")
-    assert "the API key is not accepted (http 401" in done.stderr
+    assert done.stderr.startswith("Error: the server does not accept the API key (")
+    assert "--model" not in done.stderr
     assert "sk-wrong" not in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_missing_key_is_told_apart(service: ServiceProcess, environ: dict[str, str]) -> None:
+    for words in ([], ["--model", "mock"]):
+        done = bench(environ | {"OPENAI_API_KEY": ""}, service.url, *words)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr.startswith("Error: no API key was given; use $OPENAI_API_KEY")
+
+
+def test_nothing_is_told_if_so_wanted(service: ServiceProcess, environ: dict[str, str]) -> None:
+    words = ["--concurrency", "1", "--requests", "1", "--max-tokens", "2", "--no-progress"]
+    done = bench(environ, service.url, *words)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_help_says_how_a_run_that_was_ended_exits() -> None:
+    done = subprocess.run([*SCRIPT, "--help"], capture_output=True, text=True, timeout=100)
+    codes = done.stdout.partition("Exit codes")[2].partition("Examples")[0]
+    assert all(word in codes for word in ("Ctrl+C", "SIGTERM", "--budget", "ended_by"))
 
 
 def test_broken_streams_are_failures(service: ServiceProcess, environ: dict[str, str]) -> None:
@@ -172,7 +193,8 @@ def test_service_that_is_not_there_is_told_in_a_line(environ: dict[str, str]) ->
         port = sock.getsockname()[1]
     done = bench(environ, f"http://127.0.0.1:{port}")
     assert done.returncode == 1
-    assert "cannot be reached" in done.stderr
+    assert "cannot be reached: nothing listens there" in done.stderr
+    assert "ssl:" not in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 
