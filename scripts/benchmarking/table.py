@@ -139,8 +139,8 @@ def _about(level: LevelFigures) -> Iterator[str]:
     if level.refusals:
         yield (
             f"limited: {level.refusals} refusals for now (429, 503), {level.refused_wait_s:.1f} s "
-            "waited by all streams together; so it has no tokens/s in all, and its times are of fewer streams than that. "
-            "Raise the limit, or ask less"
+            "waited by all streams together; so it has no tokens/s in all, and its times "
+            "are of fewer streams than that. Raise the limit, or ask less"
         )
     if not level.in_pieces:
         yield (
