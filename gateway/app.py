@@ -109,15 +109,19 @@ class App:
                 if self.draining or not request.content.at_eof():
                     reply.force_close()
             except BaseException as exc:
-                reply = self._only_word(call, self._why(call, exc))
+                told = self._told(call, exc)
+                if told is None:  # nobody is left
+                    raise
+                reply = told
             record.status = reply.status
             if reply.body:
                 record.bytes_out = len(reply.body)
             return reply
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, ConnectionError):
             record.status, record.error_code = 499, record.error_code or "client_closed"
             raise
         finally:
+            call.end()
             calls.discard(call)
             record.total_s = monotonic() - now
             self._write_down(record)
@@ -141,23 +145,26 @@ class App:
 
     # -- from head to answer
 
-    def _why(self, call: Call, exc: BaseException) -> ApiError:
-        """What to tell a client whose call ended with *exc*; raises when there is no client left.
+    def _told(self, call: Call, exc: BaseException) -> Reply | None:
+        """What to tell the client of a call that ended with *exc*; None when nobody is left.
+
+        The exception is not raised again here, and forgets where it was raised: whoever still has
+        it would keep all that the request held alive, its body first, until the next search for
+        cycles of garbage.
 
         Raises:
-            asyncio.CancelledError: The client left.
+            asyncio.CancelledError: A reply has begun, and nothing more can be said.
         """
+        error = self._why(call, exc)
+        return None if error is None else self._only_word(call, error.with_traceback(None))
+
+    def _why(self, call: Call, exc: BaseException) -> ApiError | None:
         if isinstance(exc, ApiError):
             return exc
         if isinstance(exc, asyncio.CancelledError):
-            killed = call.why_cancelled()
-            if killed is None:
-                raise exc
-            return killed
-        if isinstance(exc, ConnectionError):
-            raise asyncio.CancelledError from None
-        if not isinstance(exc, Exception):
-            raise exc
+            return call.why_cancelled()
+        if isinstance(exc, ConnectionError) or not isinstance(exc, Exception):
+            return None
         _log.error("request %s failed", call.record.request_id, exc_info=exc)
         return ApiError("internal_error", close=True)
 

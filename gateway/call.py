@@ -77,6 +77,10 @@ class Call:
             self._killed = error
             self._task.cancel()
 
+    def end(self) -> None:
+        """It is over, and cannot be killed any more; its task is not held any longer."""
+        self._task = None
+
     def why_cancelled(self) -> ApiError | None:
         """The error the call was killed with; None when it was the client who left.
 

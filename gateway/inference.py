@@ -189,20 +189,21 @@ class _Work:
         body = read_at_once(request, rules, self.claim)
         if body is None:
             return False
-        self._take(len(body), _parse(body, rules))
+        self.call.record.bytes_in = len(body)
+        self._take(_parse(body, rules))
         return True
 
     async def read(self) -> None:
         """Read the body; its bytes are gone once this returns."""
         rules = self._owner.rules
         body = await read_body(self.call.request, rules, self.claim)
+        self.call.record.bytes_in = len(body)
         if len(body) <= OFF_LOOP_BYTES:
-            self._take(len(body), _parse(body, rules))
+            self._take(_parse(body, rules))
         else:
-            self._take(len(body), await off_loop(lambda: _parse(body, rules)))
+            self._take(await off_loop(lambda: _parse(body, rules)))
 
-    def _take(self, size: int, fields: dict[str, Any]) -> None:
-        self.call.record.bytes_in = size
+    def _take(self, fields: dict[str, Any]) -> None:
         self.fields = fields
         self.streamed = self.dialect.assembler is not None and fields.get("stream") is True
 

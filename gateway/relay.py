@@ -209,7 +209,7 @@ class Relay:
             await self._carry(call, planner, narration, watch)
             return await reply.finish()
         except ApiError as exc:
-            error = exc
+            error = exc.with_traceback(None)  # kept here, it would keep all that is here alive
         except asyncio.CancelledError:
             killed = call.why_cancelled()
             if killed is None:
@@ -227,7 +227,10 @@ class Relay:
             call.record.bytes_out = reply.bytes_out
         if not reply.committed:
             reply.abandon()
-            raise error
+            try:
+                raise error
+            finally:
+                del error
         if reply.complete and not reply.ending:  # whatever happened then, the answer is whole
             return await reply.finish()
         # -- committed: from here on a failure can only be told inside the stream

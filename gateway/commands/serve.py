@@ -132,8 +132,6 @@ def _run(
         # holds up all streams, by some 40 ms every few seconds of heavy load.
         gc.collect()
         gc.freeze()
-        # A request makes some hundred objects and leaves none: nothing is missed by looking less.
-        gc.set_threshold(10_000, 10, 10)
         lifecycle = Lifecycle(parts)
         lifecycle.mind_signals()
         port = parts.listener.getsockname()[1]

@@ -178,8 +178,7 @@ class FrontProtocol(BaseProtocol):
 
     def close(self) -> None:
         """End the connection behind what is written."""
-        self._deaf = True
-        self._messages.clear()
+        self._hear_no_more()
         if self.transport is not None:
             self.transport.close()
 
@@ -292,7 +291,27 @@ class FrontProtocol(BaseProtocol):
         """Answer a head that never became a request, then close."""
         if self._task is None and self.transport is not None:
             self.transport.write(self._front.raw_refusal(self._peer, error))
-        self.close()
+        self._part()
+
+    def _part(self) -> None:
+        """End the connection behind a last word that its client must have time to read.
+
+        What the client still sends is let in for a moment: to close over it would be a reset, which
+        can destroy that word on its way.
+        """
+        self._hear_no_more()
+        transport = self.transport
+        if transport is not None and not transport.is_closing():
+            transport.write_eof()
+            self._timer = self._loop.call_later(_LINGER_S, self.close)
+
+    def _hear_no_more(self) -> None:
+        self._deaf = True
+        self._messages.clear()
+        self._head_bytes = 0
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     # -- clients that send far ahead
 
@@ -314,7 +333,7 @@ class FrontProtocol(BaseProtocol):
         message, payload = self._messages.popleft()
         if isinstance(message, HttpProcessingError):
             self._refuse(unreadable(self, self._peer), _as_api_error(message))
-            self.close()
+            self._part()
         else:
             self._begin(message, payload)
 

@@ -49,6 +49,9 @@ class Wire(asyncio.Transport):
         assert isinstance(data, bytes)
         self.written.append(data)
 
+    def write_eof(self) -> None:
+        self.closed.set()  # as far as its client can tell
+
     def close(self) -> None:
         self.closed.set()
 
@@ -313,3 +316,20 @@ async def test_running_request_outlasts_the_time_for_heads() -> None:
     assert not wire.closed.is_set()
     await wire.closed.wait()
     assert wire.written[1].startswith(b"HTTP/1.1 408 ")
+
+
+async def test_nothing_follows_a_reply_that_ends_the_connection() -> None:
+    """Not even a word about the next request's head, which will never be whole."""
+    soon = ServerLimits(header_timeout_s=SOON_S)
+
+    async def handler(request: FrontRequest) -> Reply:
+        reply = Reply(body=b"last")
+        reply.force_close()
+        return reply
+
+    connection, wire = connected(front(handler, soon))
+    connection.data_received(ASK + ASK[:9])
+    await settled(connection)
+    assert wire.closed.is_set()
+    await asyncio.wait([asyncio.Future()], timeout=2 * SOON_S)
+    assert len(wire.written) == 1

@@ -7,6 +7,7 @@ that is kept though the reply says that it ends hangs it.
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -332,3 +333,28 @@ def test_service_is_unharmed_by_all_this(service: ServiceProcess, peer: Peer) ->
     """Runs last."""
     assert peer.lives()
     assert "Traceback" not in service.output
+
+
+@pytest.mark.parametrize("size", [1000, 300_000])
+def test_last_word_can_be_read_though_more_is_on_its_way(
+    service: ServiceProcess, size: int
+) -> None:
+    """Closing over bytes that nobody read would be a reset, which can destroy that word."""
+    start = head(CHAT, b"X-API-Key: " + service.key.encode())  # no length, so no body
+    for _ in range(5):
+        with socket.create_connection(("127.0.0.1", service.port), timeout=10) as link:
+            link.sendall(start + b"{" * size)
+            said = b"".join(iter(lambda: link.recv(1 << 16), b""))
+        assert b" 400 " in said
+        assert said.endswith(b"}")
+
+
+def test_size_of_a_body_that_is_no_json_is_written_down(
+    service: ServiceProcess, peer: Peer
+) -> None:
+    body = b'{"model": ' + b" " * 133
+    peer.send(
+        head(CHAT, b"X-API-Key: " + service.key.encode(), b"Content-Length: %d" % len(body)) + body
+    )
+    assert peer.reply(to="POST").status == 400
+    until(lambda: f"bytes_in={len(body)}" in service.output)
