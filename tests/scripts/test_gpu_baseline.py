@@ -18,6 +18,7 @@ from tests.bench.gpu.figures import Start, Wave, percentile, row_of, starts_tabl
 from tests.bench.gpu.machine import CannotRun, check_disk, check_gpu, devices_in, memory_needed
 from tests.bench.gpu.random_gguf import CONTROL, SHAPES, Shape, write_random_gguf
 from tests.bench.gpu.replies import Load, begins_text, body_of, problem_of
+from tests.bench.gpu.ways import repeatable
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "gpu_baseline.sh"
 TINY = Shape(layers=1, dim=64, heads=2, kv_heads=1, ffn=96, vocab=300)
@@ -40,8 +41,42 @@ def test_script_measures_both_ways_with_the_real_engine(llama_server: Path, tmp_
     assert all(len(found) == 1 for found in results["starts"].values())
     assert done.stdout == (tmp_path / "table.md").read_text()
     commands = (tmp_path / "commands.txt").read_text()
-    assert f"LLAMA_API_KEY=bench {llama_server} --model" in commands
-    assert "IDLE_ACTION=unload" in commands
+    assert f"'LLAMA_API_KEY=***' {llama_server} --model" in commands
+    for words in ("IDLE_ACTION=unload", " DATA_DIR=/", " PORT=", f"{sys.executable} -m gateway"):
+        assert words in commands
+    assert " PORT=0 " not in commands
+    assert [len(results["rounds"][streams]) for streams in ("1", "2")] == [1, 1]
+    assert {"date", "commit", "cpu", "system"} <= results["machine"].keys()
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        ("--streams a", 2, "'a' is not a whole number from 1 to 4096"),
+        ("--out /proc/none", 2, "--out /proc/none: "),
+        (
+            "--device cpu --binary /bin/true --out {}",
+            2,
+            "ended before it was ready, with exit code 0",
+        ),
+    ],
+)
+def test_what_cannot_be_done_is_said(tmp_path: Path, words: str, code: int, said: str) -> None:
+    done = subprocess.run(
+        [SCRIPT, *words.format(tmp_path).split()],
+        env={**os.environ, "PYTHON": sys.executable},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout) == (code, "")
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_commands_can_be_repeated_and_tell_no_key() -> None:
+    env = {"LLAMA_API_KEY": "hush", "MAX_QUEUE_PER_KEY": "7", "DATA_DIR": "/a b"}
+    told = repeatable(env, ["serve", "--now"])
+    assert told == "env -i 'LLAMA_API_KEY=***' MAX_QUEUE_PER_KEY=7 'DATA_DIR=/a b' serve --now"
 
 
 def test_same_arguments_give_the_same_model(tmp_path: Path) -> None:
@@ -123,9 +158,9 @@ def test_a_slot_has_room_for_the_prompt_and_the_answer() -> None:
     assert Load(64, 128).slot_tokens == 256
 
 
-def waves(*walls_s: float, gateway: float = 0.0, ttft: float = 0.1) -> list[Wave]:
+def waves(*walls_s: float, gateway: float = 0.0, ttft: float = 0.1, asked: int = 40) -> list[Wave]:
     cpu = {"client": 0.5, "engine": 1.0, "gateway": gateway}
-    return [Wave(1000, wall_s, (ttft, 3 * ttft), cpu) for wall_s in walls_s]
+    return [Wave(1000, wall_s, (ttft, 3 * ttft) * (asked // 2), cpu) for wall_s in walls_s]
 
 
 def test_row_compares_the_rounds_pair_by_pair() -> None:
@@ -142,6 +177,12 @@ def test_row_compares_the_rounds_pair_by_pair() -> None:
     assert row.gateway_us_a_token == pytest.approx(200)
     assert row.client_core == pytest.approx(1.5 / 23)
     assert "90.9% (80.0% to 100.0%)" in streams_table([row])
+
+
+def test_p99_of_few_requests_is_not_told() -> None:
+    few = [(bare, ours) for bare, ours in zip(waves(8, asked=98), waves(9, asked=98), strict=True)]
+    assert (row_of(1, few).direct_ttft_p99, row_of(1, few).added_ttft_p99) == (None, None)
+    assert "| 200.0, - ms" in streams_table([row_of(1, few)])
 
 
 def test_percentiles_interpolate_and_take_what_there_is() -> None:

@@ -88,6 +88,11 @@ class ServiceProcess:
         return self._process.pid
 
     @property
+    def env(self) -> Mapping[str, str]:
+        """All of its environment."""
+        return dict(self._env)
+
+    @property
     def output(self) -> str:
         """All it has written so far."""
         return "\n".join(self.lines)

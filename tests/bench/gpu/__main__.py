@@ -21,13 +21,22 @@ from dataclasses import replace
 from pathlib import Path
 
 from tests.bench.gpu.asking import WrongReply
-from tests.bench.gpu.machine import CannotRun, check_disk, check_gpu, engine_of, look, memory_needed
+from tests.bench.gpu.machine import (
+    CannotRun,
+    check_disk,
+    check_folder,
+    check_gpu,
+    engine_of,
+    look,
+    memory_needed,
+)
 from tests.bench.gpu.random_gguf import SHAPES, Shape, write_random_gguf
 from tests.bench.gpu.replies import Load
 from tests.bench.gpu.report import Report, write
 from tests.bench.gpu.rounds import WARM_UP_TOKENS, Plan, rounds
 from tests.bench.gpu.starts import starts
 from tests.bench.gpu.ways import Setup
+from tests.support.ending import end_tidily
 
 _PROGRAM = "scripts/gpu_baseline.sh"
 _OUT = str(Path(__file__).parents[3] / "build" / "gpu-baseline")
@@ -78,9 +87,9 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def _number(text: str) -> int:
-    if not 1 <= (number := int(text)) <= 4096:
-        raise argparse.ArgumentTypeError("from 1 to 4096")
-    return number
+    if not text.isdecimal() or not 1 <= int(text) <= 4096:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to 4096")
+    return int(text)
 
 
 def _numbers(text: str) -> list[int]:
@@ -95,7 +104,7 @@ def _folder(text: str) -> Path:
 
 
 def _measured(args: argparse.Namespace, plan: Plan, command: str) -> Report:
-    args.out.mkdir(parents=True, exist_ok=True)
+    check_folder(args.out)
     shape: Shape = SHAPES[args.shape]
     binary, built_by = engine_of(args.device, args.binary, args.source)
     devices, about = look(binary)
@@ -113,8 +122,8 @@ def _measured(args: argparse.Namespace, plan: Plan, command: str) -> Report:
         _say("starts and wakes")
         first_question = replace(plan.load, tokens=WARM_UP_TOKENS)
         begun = starts(setup, first_question, args.starts, Path(folder))
-        rows = rounds(setup, plan, Path(folder) / "rounds")
-    return Report(about, args.device, args.shape, shape, plan.load, rows, begun, setup.commands)
+        pairs = rounds(setup, plan, Path(folder) / "rounds")
+    return Report(about, args.device, args.shape, shape, plan.load, pairs, begun, setup.commands)
 
 
 def _model(out: Path, name: str) -> Path:
@@ -132,4 +141,5 @@ def _say(text: str) -> None:
 
 
 if __name__ == "__main__":
+    end_tidily()
     sys.exit(main(sys.argv[1:]))

@@ -6,7 +6,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median, quantiles
 
-__all__ = ["Row", "Start", "Wave", "percentile", "row_of", "starts_table", "streams_table"]
+__all__ = [
+    "Pair",
+    "Row",
+    "Start",
+    "Wave",
+    "percentile",
+    "row_of",
+    "starts_table",
+    "streams_table",
+]
+
+_LEAST_FOR_P99 = 100
+"""Of fewer values, the 99th percentile is only the highest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +31,10 @@ class Wave:
     """From before the connection is made to the first text, for each request."""
     cpu_s: Mapping[str, float]
     """User and system time by process: ``client``, ``engine`` and, behind it, ``gateway``."""
+
+
+Pair = tuple[Wave, Wave]
+"""One round: direct, and through the gateway."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +50,11 @@ class Row:
     ratio_low: float
     ratio_high: float
     direct_ttft_p50: float
-    direct_ttft_p99: float
+    direct_ttft_p99: float | None
+    """None, as the other one, for fewer than 100 requests."""
     added_ttft_p50: float
     """Difference of the percentiles over all requests of all rounds; noise can make it negative."""
-    added_ttft_p99: float
+    added_ttft_p99: float | None
     gateway_core: float
     """Share of one core that the gateway used while it was asked."""
     gateway_us_a_token: float
@@ -60,7 +77,7 @@ def percentile(values: Sequence[float], percent: int) -> float:
     return quantiles(values, n=100, method="inclusive")[percent - 1]
 
 
-def row_of(streams: int, pairs: Sequence[tuple[Wave, Wave]]) -> Row:
+def row_of(streams: int, pairs: Sequence[Pair]) -> Row:
     """
     Sum up the rounds at one number of streams.
 
@@ -71,6 +88,8 @@ def row_of(streams: int, pairs: Sequence[tuple[Wave, Wave]]) -> Row:
     direct, gateway = zip(*pairs, strict=True)
     ratios = [_speed(through) / _speed(bare) for bare, through in pairs]
     bare_ms, through_ms = _ttft_ms(direct), _ttft_ms(gateway)
+    many = len(bare_ms) >= _LEAST_FOR_P99
+    bare_p99, through_p99 = percentile(bare_ms, 99), percentile(through_ms, 99)
     spent_s = sum(wave.cpu_s["gateway"] for wave in gateway)
     return Row(
         streams=streams,
@@ -81,9 +100,9 @@ def row_of(streams: int, pairs: Sequence[tuple[Wave, Wave]]) -> Row:
         ratio_low=min(ratios),
         ratio_high=max(ratios),
         direct_ttft_p50=percentile(bare_ms, 50),
-        direct_ttft_p99=percentile(bare_ms, 99),
+        direct_ttft_p99=bare_p99 if many else None,
         added_ttft_p50=percentile(through_ms, 50) - percentile(bare_ms, 50),
-        added_ttft_p99=percentile(through_ms, 99) - percentile(bare_ms, 99),
+        added_ttft_p99=through_p99 - bare_p99 if many else None,
         gateway_core=spent_s / sum(wave.wall_s for wave in gateway),
         gateway_us_a_token=1e6 * spent_s / sum(wave.tokens for wave in gateway),
         client_core=max(_client_core(direct), _client_core(gateway)),
@@ -125,13 +144,17 @@ def _cells(row: Row) -> tuple[str, ...]:
         f"{row.direct_tokens_s:,.0f}",
         f"{row.gateway_tokens_s:,.0f}",
         f"{row.ratio:.1%} ({row.ratio_low:.1%} to {row.ratio_high:.1%})",
-        f"{row.direct_ttft_p50:.1f}, {row.direct_ttft_p99:.1f} ms",
-        f"{row.added_ttft_p50:+.1f}, {row.added_ttft_p99:+.1f} ms",
+        f"{row.direct_ttft_p50:.1f}, {_or_dash(row.direct_ttft_p99, '.1f')} ms",
+        f"{row.added_ttft_p50:+.1f}, {_or_dash(row.added_ttft_p99, '+.1f')} ms",
         f"{row.gateway_core:.1%} of a core",
         f"{row.gateway_us_a_token:.1f} us",
         f"{row.client_core:.0%} of a core",
         str(row.rounds),
     )
+
+
+def _or_dash(value: float | None, how: str) -> str:
+    return "-" if value is None else format(value, how)
 
 
 def starts_table(starts: Mapping[str, Sequence[Start]]) -> str:

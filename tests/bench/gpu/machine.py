@@ -9,12 +9,17 @@ import os
 import platform
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
+import tempfile
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
+
+import psutil
 
 from backend import BackendError, ConsoleProgress, read_gpus
 from backend.supply.build import build_engine, unpack_llama_cpp
@@ -28,6 +33,7 @@ __all__ = [
     "Device",
     "DeviceKind",
     "check_disk",
+    "check_folder",
     "check_gpu",
     "devices_in",
     "engine_of",
@@ -39,6 +45,7 @@ DeviceKind = Literal["cuda", "cpu"]
 
 _DEVICE = re.compile(r"^\s+(CUDA\d+): (.+) \((\d+) MiB, (\d+) MiB free\)$", re.MULTILINE)
 _MIB = 1 << 20
+_ROOT = Path(__file__).parents[3]
 _BESIDE_BYTES = 1 << 30
 """Of an engine besides weights and context: buffers for computing, and the CUDA context."""
 
@@ -96,6 +103,16 @@ def check_disk(folder: Path, shape: Shape) -> None:
         )
 
 
+def check_folder(folder: Path) -> None:
+    """Make *folder*; raise `CannotRun` where it cannot be made or written to."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as exc:
+        raise CannotRun(f"--out {folder}: {exc.strerror}. Choose another folder") from exc
+
+
 def _check_tools(device: DeviceKind) -> None:
     """Raise `CannotRun` where an engine for CUDA cannot be built."""
     if device == "cpu":
@@ -137,10 +154,15 @@ def engine_of(
     if source is not None:
         return _built_from(source, cuda), ()
     command = (sys.executable, "-m", "gateway", "engine", "build", "--cuda", cuda)
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-    if done.returncode != 0:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, process_group=0) as build:
+        try:
+            told, _ = build.communicate()
+        except BaseException:
+            build.send_signal(signal.SIGINT)  # a plain kill would leave the compilers
+            raise
+    if build.returncode != 0:
         raise CannotRun("llama-server could not be built (the reason is above)")
-    return Path(done.stdout.strip()), command
+    return Path(told.strip()), command
 
 
 def _built_from(source: Path, cuda: Literal["on", "off"]) -> Path:
@@ -172,8 +194,12 @@ def look(binary: Path) -> tuple[tuple[Device, ...], dict[str, str]]:
         or "none",
         "driver": _said("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
         "cpu": f"{cpu[1] if cpu else platform.machine()}, {os.cpu_count()} cores",
+        "memory": f"{psutil.virtual_memory().total / 1e9:.0f} GB",
+        "system": platform.platform(),
         "engine": version[1] if version else "unknown",
         "python": platform.python_version(),
+        "commit": _said("git", "-C", str(_ROOT), "describe", "--always", "--dirty"),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     return devices, about
 

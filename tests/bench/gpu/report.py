@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tests.bench.gpu.figures import Row, Start, starts_table, streams_table
+from tests.bench.gpu.figures import Pair, Row, Start, row_of, starts_table, streams_table
 from tests.bench.gpu.random_gguf import Shape
 from tests.bench.gpu.replies import Load
 
@@ -29,9 +29,15 @@ class Report:
     shape_name: str
     shape: Shape
     load: Load
-    rows: Sequence[Row]
+    rounds: Mapping[int, Sequence[Pair]]
+    """By the number of streams."""
     starts: Mapping[str, Sequence[Start]]
     commands: Mapping[str, str]
+
+    @property
+    def rows(self) -> list[Row]:
+        """What the rounds say, in order of the streams."""
+        return [row_of(streams, pairs) for streams, pairs in self.rounds.items()]
 
     @property
     def text(self) -> str:
@@ -61,6 +67,10 @@ class Report:
             "shape": {"name": self.shape_name, **asdict(self.shape)},
             "load": asdict(self.load),
             "streams": [asdict(row) for row in self.rows],
+            "rounds": {
+                streams: [{"direct": asdict(bare), "gateway": asdict(ours)} for bare, ours in pairs]
+                for streams, pairs in self.rounds.items()
+            },
             "starts": {name: [asdict(one) for one in all_] for name, all_ in self.starts.items()},
             "commands": dict(self.commands),
         }

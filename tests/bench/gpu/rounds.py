@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tests.bench.gpu.asking import Target, run, wave
-from tests.bench.gpu.figures import Row, Wave, row_of
+from tests.bench.gpu.figures import Pair, Wave
 from tests.bench.gpu.machine import CannotRun
 from tests.bench.gpu.replies import Load
 from tests.bench.gpu.ways import Setup, bare, behind, differing_arguments, engine_below
@@ -22,8 +22,6 @@ _LEAST_REQUESTS = 8
 """In each round: few streams ask several times, one after another."""
 _FIRST_NUMBER = 100
 """Of the prompts, none of which is asked twice; the starts have the ones before."""
-
-Pair = tuple[Wave, Wave]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +35,9 @@ class Plan:
     """On the monotonic clock: rounds that would end later are left out, but for the first."""
 
 
-def rounds(setup: Setup, plan: Plan, folder: Path) -> list[Row]:
+def rounds(setup: Setup, plan: Plan, folder: Path) -> dict[int, list[Pair]]:
     """
-    Measure all rounds; one row for each number of streams.
+    Measure all rounds; by number of streams.
 
     Args:
         folder: For the gateway's keys; it must not exist.
@@ -60,7 +58,7 @@ def _with_engine(setup: Setup, target: Target) -> Target:
     return replace(target, pids={**target.pids, "engine": engine})
 
 
-async def _in_turns(direct: Target, gateway: Target, plan: Plan) -> list[Row]:
+async def _in_turns(direct: Target, gateway: Target, plan: Plan) -> dict[int, list[Pair]]:
     number = await _warm_up((direct, gateway), plan)
     pairs: dict[int, list[Pair]] = {streams: [] for streams in plan.streams}
     for turn in range(plan.rounds):
@@ -72,7 +70,7 @@ async def _in_turns(direct: Target, gateway: Target, plan: Plan) -> list[Row]:
             found.append(await _pair(order, plan.load, streams, number))
             number += 2 * max(_LEAST_REQUESTS, streams)
         _tell(turn, plan, pairs)
-    return [row_of(streams, found) for streams, found in pairs.items()]
+    return pairs
 
 
 async def _warm_up(targets: Sequence[Target], plan: Plan) -> int:

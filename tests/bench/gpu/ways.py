@@ -8,11 +8,13 @@ at the running processes whether that is true.
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import socket
 import subprocess
+import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,12 +28,21 @@ from tests.bench.gpu.asking import Target
 from tests.bench.gpu.machine import CannotRun, DeviceKind
 from tests.support.service import ServiceProcess
 
-__all__ = ["Served", "Setup", "bare", "behind", "differing_arguments", "engine_below"]
+__all__ = [
+    "Served",
+    "Setup",
+    "bare",
+    "behind",
+    "differing_arguments",
+    "engine_below",
+    "repeatable",
+]
 
 _LOAD_LIMIT_S = 240.0
 _POLL_S = 0.01
 _KEY = "bench"
 _PASSED_ON = ("CUDA_", "NVIDIA_", "LD_LIBRARY_PATH", "GGML_", "PYTHONPATH")
+_SECRET = re.compile(r"(?<!_PER)_(KEY|TOKEN|SECRET|PASSWORD)$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +107,7 @@ def bare(setup: Setup) -> Iterator[Served]:
     command = build_command(
         setup.engine, address=TcpAddress("127.0.0.1", port), key=_KEY, environ=os.environ
     )
-    setup.commands["bare llama-server"] = f"LLAMA_API_KEY={_KEY} {shlex.join(command.argv)}"
+    setup.commands["bare llama-server"] = repeatable(command.env, command.argv)
     log = setup.out / "llama-server.log"
     started_s = time.perf_counter()
     with log.open("wb") as file:
@@ -124,13 +135,14 @@ def behind(setup: Setup, folder: Path, **env: str) -> Iterator[Served]:
     secret = create_first_key(folder / "keys.yaml", folder / "keys.pepper", "bench")
     assert secret is not None
     settings = {**setup.gateway_env, **env}
-    words = shlex.join(f"{name}={value}" for name, value in settings.items())
-    setup.commands[_name(env)] = f"env {words} python -m gateway serve"
     passed = {name: value for name, value in os.environ.items() if name.startswith(_PASSED_ON)}
     started_s = time.perf_counter()
     service = ServiceProcess(folder, {**passed, **settings})
     try:
         service.start().opened()
+        opened = {"PORT": str(service.port), "PORT_HEALTH": str(service.health_port)}
+        words = (sys.executable, "-m", "gateway", "serve")
+        setup.commands[_name(env)] = repeatable({**service.env, **opened}, words)
         target = Target("gateway", service.port, secret, {"gateway": service.pid})
         yield Served(target, started_s, service)
         service.stop()
@@ -143,6 +155,12 @@ def behind(setup: Setup, folder: Path, **env: str) -> Iterator[Served]:
 
 def _name(env: dict[str, str]) -> str:
     return "gateway, unloading when idle" if "IDLE_ACTION" in env else "gateway"
+
+
+def repeatable(env: Mapping[str, str], words: Sequence[str]) -> str:
+    """A command with its whole environment, for a shell; of keys there is only the name."""
+    told = [f"{name}={'***' if _SECRET.search(name) else value}" for name, value in env.items()]
+    return shlex.join(["env", "-i", *told, *words])
 
 
 def differing_arguments(one: int, other: int) -> list[str]:
@@ -177,8 +195,14 @@ def _until_ready(process: subprocess.Popen[bytes], port: int, log: Path) -> None
             except httpx.TransportError:
                 pass
             time.sleep(_POLL_S)
+    code = process.poll()
+    what = "did not become ready" if code is None else f"ended before it was ready, {_told(code)}"
     last = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
-    raise CannotRun(f"llama-server did not become ready; the end of {log}:\n{last}")
+    raise CannotRun(f"llama-server {what}; the end of {log}:\n{last or '(it said nothing)'}")
+
+
+def _told(code: int) -> str:
+    return f"with exit code {code}" if code >= 0 else f"by signal {-code}"
 
 
 def _free_port() -> int:
