@@ -17,7 +17,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from tests.bench.cpu import split_cores
-from tests.bench.figures import Rounds, goals
+from tests.bench.figures import Rounds, disturbed
+from tests.bench.goals import goals
 from tests.bench.measure import Plan, Samples, measure
 from tests.bench.plot import draw
 from tests.bench.proxies import SETTINGS
@@ -196,10 +197,13 @@ def _commit() -> str:
         return "unknown"
 
 
-def _title(facts: dict[str, str]) -> str:
+def _title(facts: dict[str, str], rounds: Rounds) -> str:
     """What one must know to trust a picture."""
+    spoilt = [name for name, doors in rounds.items() if disturbed(doors)]
     told = " | ".join(facts[name] for name in ("date", "machine", "commit"))
-    return f"{told}\nrounds: {facts['rounds']}"
+    return f"{told}\nrounds: {facts['rounds']}" + (
+        f"; DISTURBED: {', '.join(spoilt)}" if spoilt else ""
+    )
 
 
 def _write(
@@ -212,6 +216,7 @@ def _write(
         "workloads": {
             workload.name: {
                 "about": asdict(workload),
+                "disturbed": disturbed(rounds[workload.name]),
                 "rounds": {
                     door: [{**asdict(sample), "us": sample.us} for sample in samples]
                     for door, samples in rounds[workload.name].items()
@@ -221,7 +226,7 @@ def _write(
         },
     }
     (folder / "results.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
-    if not draw(folder / "bench.png", workloads, rounds, _title(facts)):
+    if not draw(folder / "bench.png", workloads, rounds, _title(facts, rounds)):
         sys.stderr.write("no picture: matplotlib is not installed; 'make bench' installs it\n")
 
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 from array import array
+from collections import deque
 from collections.abc import Callable
 from time import perf_counter
 from typing import cast
 
 from tests.bench.job import Job
 
-__all__ = ["Asker", "Caller", "Reader", "Tally"]
+__all__ = ["Asker", "Caller", "Paced", "Reader", "Tally"]
 
 _END = b"data: [DONE]\n\n\r\n0\r\n\r\n"
 _KEPT_ERRORS = 5
@@ -137,6 +138,32 @@ class Asker(Caller):
             self.start()
         else:
             self.over()
+
+
+class Paced(Asker):
+    """Asks when it is told to, or else as soon as it can: the time runs from when it was told."""
+
+    def __init__(self, job: Job, data: bytes, tally: Tally, over: Callable[[], None]) -> None:
+        super().__init__(job, data, tally, over)
+        self.asking = False
+        self.due_s: deque[float] = deque()
+
+    def start(self) -> None:
+        if self.asking:
+            self.due_s.append(self.time())
+            return
+        self.asking = True
+        super().start()
+
+    def got(self) -> None:
+        if self.tally.measuring:
+            self.tally.answers += 1
+            self.tally.took_s.append(self.time() - self.asked_s)
+        self.asking = False
+        if self.due_s:
+            due_s = self.due_s.popleft()
+            self.start()
+            self.asked_s = due_s
 
 
 def _length(head: bytes) -> int:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-__all__ = ["cpu_ns", "family", "pin", "rss_bytes", "split_cores", "waited_ns"]
+__all__ = ["cpu_ns", "family", "pin", "rss_bytes", "split_cores", "stolen_ns", "waited_ns"]
 
 _PROC = Path("/proc")
 _TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
@@ -30,6 +30,16 @@ def waited_ns(pid: int) -> int:
         return _schedstat_ns(pid, 1)
     except (OSError, ValueError, IndexError):
         return 0
+
+
+def stolen_ns(cores: Iterable[int]) -> int:
+    """Time that other machines on the same hardware took from *cores*, in ticks of 10 ms.
+
+    0 where the kernel does not say it.
+    """
+    names = {f"cpu{core}" for core in cores}
+    lines = (line.split() for line in (_PROC / "stat").read_text().splitlines())
+    return sum(int(line[8]) * _TICK_NS for line in lines if line[0] in names and len(line) > 8)
 
 
 def _schedstat_ns(pid: int, field: int) -> int:

@@ -14,15 +14,15 @@ import os
 import sys
 from array import array
 from collections.abc import Callable
-from itertools import islice
+from itertools import cycle, islice
 from time import perf_counter
 from typing import Any
 
 import uvloop
 
-from tests.bench.callers import Asker, Caller, Reader, Tally
-from tests.bench.cpu import cpu_ns, rss_bytes, waited_ns
-from tests.bench.figures import percentile
+from tests.bench.callers import Asker, Caller, Paced, Reader, Tally
+from tests.bench.cpu import cpu_ns, rss_bytes, stolen_ns, waited_ns
+from tests.bench.figures import spread
 from tests.bench.job import Job
 from tests.load.client import pause
 
@@ -30,6 +30,7 @@ __all__ = ["perform"]
 
 _PATIENCE_S = 20.0
 _AT_A_TIME = 64
+_TICK_S = 0.001
 
 _Spent = tuple[dict[str, float], int]
 """Seconds by process, and the proxy's memory in bytes while it was busy."""
@@ -55,12 +56,18 @@ async def perform(job: Job) -> dict[str, Any]:
     finally:
         for caller in callers:
             caller.stop()
-    return {**_outcome(tally, spent), "rss_before": before, "rss_during": during}
+    firsts_ms = [round(1000 * first_s, 3) for first_s in tally.first_s] if job.keep else []
+    return {
+        **_outcome(tally, spent),
+        "firsts_ms": firsts_ms,
+        "rss_before": before,
+        "rss_during": during,
+    }
 
 
 async def _connect(job: Job, tally: Tally, over: Callable[[], None]) -> list[Caller]:
     loop = asyncio.get_running_loop()
-    kind = Reader if job.events else Asker
+    kind = Reader if job.events else Paced if job.rate else Asker
     data = job.request.encode("latin-1")
     dialling: set[asyncio.Task[None]] = set()
 
@@ -98,6 +105,10 @@ async def _closed(
 ) -> _Spent:
     _spread(job, callers)
     await pause(job.over_s + job.warm_s)
+    return await _measured(job, tally)
+
+
+async def _measured(job: Job, tally: Tally) -> _Spent:
     meter = _Meter(job)
     tally.measuring = True
     await pause(job.seconds)
@@ -139,7 +150,34 @@ async def _idle(
     return meter.spent(), _memory(job)
 
 
-_KINDS = {"closed": _closed, "streams": _streams, "stampede": _stampede, "idle": _idle}
+async def _paced(
+    job: Job, callers: list[Caller], tally: Tally, ended: asyncio.Future[None]
+) -> _Spent:
+    """An open loop: requests come when they are due, however long answers take."""
+    asking = asyncio.create_task(_at_rate(job, callers))
+    try:
+        await pause(job.warm_s)
+        return await _measured(job, tally)
+    finally:
+        asking.cancel()
+
+
+async def _at_rate(job: Job, callers: list[Caller]) -> None:
+    """Let the connections ask in turn: once in a millisecond those that are due by then."""
+    from_s = perf_counter()
+    for number, caller in enumerate(cycle(callers)):
+        while (early_s := from_s + number / job.rate - perf_counter()) > 0:
+            await pause(max(early_s, _TICK_S))  # uvloop makes a shorter one none at all
+        caller.start()
+
+
+_KINDS = {
+    "closed": _closed,
+    "paced": _paced,
+    "streams": _streams,
+    "stampede": _stampede,
+    "idle": _idle,
+}
 
 
 def _spread(job: Job, callers: list[Caller]) -> None:
@@ -184,7 +222,9 @@ class _Meter:
     def __init__(self, job: Job) -> None:
         self._watch = {**job.watch, "generator": [os.getpid()]}
         self._from_ns = self._read()
+        self._cores = job.cores
         self._waited_ns = self._waited()
+        self._stolen_ns = stolen_ns(self._cores)
         self._from_s = perf_counter()
 
     def spent(self) -> dict[str, float]:
@@ -192,7 +232,8 @@ class _Meter:
         now_ns = self._read()
         cpu = {name: (now_ns[name] - self._from_ns[name]) / 1e9 for name in now_ns}
         waited_s = (self._waited() - self._waited_ns) / 1e9
-        return {**cpu, "wall": wall_s, "waited": waited_s}
+        stolen_s = (stolen_ns(self._cores) - self._stolen_ns) / 1e9
+        return {**cpu, "wall": wall_s, "waited": waited_s, "stolen": stolen_s}
 
     def _waited(self) -> int:
         return sum(map(waited_ns, self._watch.get("proxy", ())))
@@ -215,7 +256,7 @@ def _outcome(tally: Tally, spent: dict[str, float]) -> dict[str, Any]:
 
 
 def _spread_ms(values_s: array[float]) -> dict[str, float]:
-    return {f"p{percent}": 1000 * percentile(values_s, percent) for percent in (50, 99)}
+    return spread([1000 * value_s for value_s in values_s])
 
 
 def main() -> int:

@@ -13,7 +13,8 @@ class Job:
     """One measurement.
 
     Attributes:
-        kind: ``closed`` (requests one after another for *seconds*), ``streams`` (the same with
+        kind: ``closed`` (requests one after another for *seconds*), ``paced`` (the same
+            at *rate*, whether answers come or not), ``streams`` (the same as ``closed`` with
             streams: measured once all are open, and all of them end), ``stampede`` (one stream on
             each connection, all begun at once) or ``idle`` (*connections* that do nothing for
             *seconds* after one request each).
@@ -27,7 +28,10 @@ class Job:
         over_s: Time over which the first requests are spread evenly.
         closes: Whether a connection is closed behind each stream, as the engine itself does it.
             A closed one is wrong otherwise.
+        rate: Requests a second, over all connections; they take turns.
+        keep: Whether every time to a first event is wanted, too.
         watch: Process ids by name, whose CPU time is wanted.
+        cores: Those of the proxy: whether other machines take time from them is wanted.
     """
 
     kind: str
@@ -42,7 +46,10 @@ class Job:
     events: int = 0
     over_s: float = 0.0
     closes: bool = False
+    rate: float = 0.0
+    keep: bool = False
     watch: dict[str, list[int]] = field(default_factory=dict)
+    cores: list[int] = field(default_factory=list)
 
     def line(self) -> str:
         """As the generator reads it."""

@@ -118,7 +118,8 @@ def _measure_group(
             for name in workload.doors:
                 if name not in doors:
                     continue
-                sample = _one(workload, doors[name], _key_for(workload, gateway), engine, ask)
+                key = _key_for(workload, gateway)
+                sample = _one(workload, doors[name], key, engine, plan.cores, ask)
                 samples[workload.name].setdefault(name, []).append(sample)
                 plan.say(_told(workload, name, number, sample))
 
@@ -133,13 +134,14 @@ def _one(
     door: Door,
     key: str,
     engine: Sequence[int],
+    cores: tuple[list[int], list[int]],
     ask: Callable[[Job], dict[str, Any]],
 ) -> Sample:
-    job = _job(workload, door, key, engine)
+    job = _job(workload, door, key, engine, cores)
     if workload.fresh:
         # What is loaded or made by the first requests belongs to no connection in particular.
         warm = min(_WARM_STREAMS, max(workload.connections, 1))
-        ask(_job(workload, door, key, engine, connections=warm, seconds=0.1))
+        ask(_job(workload, door, key, engine, cores, connections=warm, seconds=0.1))
     told = ask(job)
     events = workload.tokens + EXTRA_EVENTS if workload.tokens else 1
     spent = told["spent_s"]
@@ -147,6 +149,8 @@ def _one(
         count=told["events"] if workload.unit == "event" else told["answers"],
         wall_s=spent.pop("wall"),
         waited_s=spent.pop("waited"),
+        stolen_s=spent.pop("stolen"),
+        load_cores=len(cores[1]),
         cpu_s=spent,
         events=events,
         connections=workload.connections,
@@ -154,7 +158,16 @@ def _one(
     )
 
 
-_TOLD = ("rss_before", "rss_during", "took_ms", "first_ms", "gap_ms", "failed", "errors")
+_TOLD = (
+    "rss_before",
+    "rss_during",
+    "took_ms",
+    "first_ms",
+    "gap_ms",
+    "firsts_ms",
+    "failed",
+    "errors",
+)
 
 
 def _job(
@@ -162,6 +175,7 @@ def _job(
     door: Door,
     key: str,
     engine: Sequence[int],
+    cores: tuple[list[int], list[int]],
     *,
     connections: int | None = None,
     seconds: float | None = None,
@@ -180,6 +194,9 @@ def _job(
         events=workload.tokens + EXTRA_EVENTS if streams else 0,
         over_s=workload.over_s,
         closes=streams and door.closes_streams,
+        rate=workload.rate,
+        keep=workload.kind == "streams" and workload.pace_ms > 0,
+        cores=cores[0],
         watch={"proxy": list(door.pids), "engine": list(engine)},
     )
 

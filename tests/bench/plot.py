@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.bench.figures import Goal, Rounds, cost, goals
+from tests.bench.figures import Rounds, cost
+from tests.bench.goals import Goal, goals
 from tests.bench.workloads import Workload
 
 __all__ = ["draw"]
@@ -57,7 +58,10 @@ def _draw_goals(axes: Any, shown: Sequence[Goal]) -> None:
     parts = [min(max(goal.figure or 0.0, 0.0) / goal.goal, _LONGEST) for goal in shown]
     colours = [_VERDICTS[goal.verdict] for goal in shown]
     axes.barh(range(len(shown)), parts, color=colours)
-    labels = [f"{goal.figure:.2f} {goal.unit}, {goal.verdict}" for goal in shown]
+    labels = [
+        f"{goal.figure:.2f} {goal.unit}, {goal.verdict}{' (disturbed)' * goal.disturbed}"
+        for goal in shown
+    ]
     for place, label in enumerate(labels):  # outside: no frame and no line goes through them
         axes.text(1.02, place, label, transform=axes.get_yaxis_transform(), va="center")
     axes.axvline(1.0, color="black", linewidth=1)

@@ -5,17 +5,17 @@ from __future__ import annotations
 import pytest
 
 from tests.bench.figures import (
-    Goal,
     Rounds,
     Sample,
     cost,
-    goals,
+    load_bound,
     middle,
     percentile,
     ratio,
     share,
-    verdict,
+    spread,
 )
+from tests.bench.goals import Goal, goals, verdict
 from tests.bench.report import report
 from tests.bench.workloads import WORKLOADS, Workload, planned_s, quick, request_of
 
@@ -78,11 +78,15 @@ def test_goal_without_a_figure_is_not_said_to_be_met() -> None:
     assert {goal.verdict for goal in goals({})} == {"not measured"}
 
 
+def times(p50: float, p99: float, n: int = 512) -> dict[str, float]:
+    return {"p50": p50, "p99": p99, "n": n}
+
+
 def rounds() -> Rounds:
     streams = {
-        "direct": [sample(0.0, first_ms={"p50": 0.1, "p99": 1.0})],
-        "nginx": [sample(10.0, first_ms={"p50": 0.2, "p99": 1.5})],
-        "gateway": [sample(13.0, first_ms={"p50": 0.4, "p99": 5.0})],
+        "direct": [sample(0.0, first_ms=times(0.1, 1.0), firsts_ms=[1.0] * 50)] * 2,
+        "nginx": [sample(10.0, first_ms=times(0.2, 1.5))] * 2,
+        "gateway": [sample(13.0, first_ms=times(0.4, 9.0), firsts_ms=[5.0] * 50)] * 2,
     }
     memory = {"rss_before": 50 << 20, "rss_during": (50 << 20) + 256 * 30 * 1024}
     return {
@@ -102,7 +106,8 @@ def test_goals_are_measured_against_the_same_rounds() -> None:
     def figure(start: str) -> tuple[float, str]:
         return next((round(told[name][0], 6), told[name][1]) for name in told if start in name)
 
-    assert figure("small embeddings") == (2.5, "met")
+    assert figure("at full speed") == (2.5, "met")
+    assert found["CPU of a small embeddings request, against nginx (at 2,000/s)"].figure is None
     assert figure("paced event at 256") == (1.3, "acceptable")
     assert figure("(at once)") == (2.0, "met")
     assert figure("at 256, p50") == (0.3, "met")
@@ -124,10 +129,51 @@ def test_report_names_every_goal_and_each_wrong_answer() -> None:
     assert "machine: a clock" in text
 
 
-def test_run_on_a_busy_machine_is_called_disturbed() -> None:
-    quiet, busy = ([sample(20.0, waited_s=waited_s)] for waited_s in (0.0, 0.02))
-    assert "DISTURBED" not in report(WORKLOADS, {"embeddings": {"gateway": quiet}}, {})
-    assert "DISTURBED" in report(WORKLOADS, {"embeddings": {"gateway": busy}}, {})
+def test_p99_at_256_is_that_of_all_rounds_together_and_needs_a_hundred() -> None:
+    few = sample(1.0, first_ms=times(0.1, 1.0), firsts_ms=[1.0] * 49)
+    last = sample(1.0, first_ms=times(0.1, 1.0), firsts_ms=[*[1.0] * 50, 2.0])
+    for ours, figure in (([few, few], None), ([few, last], 0.0)):
+        found = goals({"streams256": {"gateway": ours, "direct": [few, last]}})
+        told = next(goal.figure for goal in found if goal.name.endswith("p99"))
+        assert told == figure
+
+
+def test_p99_of_few_is_not_told() -> None:
+    assert spread([1.0, 3.0]) == {"p50": 2.0, "p99": pytest.approx(2.98), "n": 2}
+    few, many = (
+        {"burst": {"gateway": [sample(1.0, first_ms=times(1.0, 7.5, n))]}} for n in (99, 100)
+    )
+    assert "1.00 / -" in report(WORKLOADS, few, {})
+    assert "1.00 / 7.50" in report(WORKLOADS, many, {})
+
+
+@pytest.mark.parametrize("busy", ["nginx", "gateway"])
+@pytest.mark.parametrize("lost", ["waited_s", "stolen_s"])
+def test_rows_and_goals_of_a_proxy_that_waited_for_its_core_are_marked(
+    busy: str, lost: str
+) -> None:
+    quiet, waiting = sample(20.0), sample(20.0, **{lost: 0.02})
+    doors = {door: [waiting if door == busy else quiet] for door in ("nginx", "gateway")}
+    still = {door: [quiet] for door in doors}
+    text = report(WORKLOADS, {"embeddings": doors, "streams16": still}, {})
+    marked = [line for line in text.splitlines() if line.endswith(("disturbed", "(disturbed)"))]
+    assert len(marked) == 2
+    assert "what it wanted in\nembeddings.\n" in text
+    assert "isturbed" not in report(WORKLOADS, {"embeddings": still}, {}).replace(busy, "")
+    assert [goal.disturbed for goal in goals({"embeddings": doors})].count(True) == 1
+
+
+def test_speed_of_a_busy_load_is_a_lower_bound() -> None:
+    def loaded(generator: float, **rest: int) -> Rounds:
+        spent = {"proxy": 1.0, "generator": generator, "engine": 0.9}
+        return {"burst": {"gateway": [Sample(4000, 2.0, spent, **rest)]}}  # type: ignore[arg-type]
+
+    assert "No bottleneck" in report(WORKLOADS, loaded(0.8), {})
+    text = report(WORKLOADS, loaded(1.0), {})
+    assert "burst (gateway)" in text
+    assert ">=2,000" in text
+    assert "No bottleneck" not in text
+    assert not load_bound(loaded(1.0, load_cores=2)["burst"]["gateway"])
 
 
 def test_report_of_a_part_shows_no_empty_tables() -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
 from tests.bench import generator
-from tests.bench.callers import Asker, Reader, Tally
+from tests.bench.callers import Asker, Caller, Paced, Reader, Tally
 from tests.bench.generator import perform
 from tests.bench.job import Job
 from tests.bench.upstream import EXTRA_EVENTS, Connection
@@ -32,7 +33,7 @@ async def engine(short_dir: Path) -> AsyncIterator[str]:
 def streams(path: str, kind: str, *, more: int = 0, pace_ms: float = 1.0) -> Job:
     workload = Workload("x", "x", "chat", kind, "event", 2, TOKENS, pace_ms, stream=True)
     events, request = TOKENS + EXTRA_EVENTS + more, request_of(workload, "sk-x")
-    return Job(kind, request, 2, path, seconds=0.05, events=events, closes=True)
+    return Job(kind, request, 2, path, seconds=0.2, events=events, closes=True)
 
 
 @pytest.mark.parametrize("pace_ms", [0.0, 1.0])
@@ -121,7 +122,7 @@ async def asked(short_dir: Path, answer: bytes, job: Job) -> dict[str, object]:
 
 def closed(**rest: object) -> Job:
     request = "GET / HTTP/1.1\r\n\r\n"
-    return Job("closed", request, 2, mark='"mark"', seconds=0.05, **rest)  # type: ignore[arg-type]
+    return Job("closed", request, 2, mark='"mark"', seconds=0.2, **rest)  # type: ignore[arg-type]
 
 
 async def test_answers_that_come_in_parts_are_whole_ones(short_dir: Path) -> None:
@@ -145,6 +146,39 @@ async def test_wrong_answer_is_told_and_never_counted_as_fast(
     told = await asked(short_dir, answer, closed())
     assert told["failed"] == 2
     assert told["errors"]
+
+
+async def test_requests_at_a_fixed_rate_come_in_turn_whether_answers_came_or_not() -> None:
+    asked: list[int] = []
+
+    class Told(Paced):
+        def start(self) -> None:
+            asked.append(callers.index(self))
+            if len(asked) == 7:
+                raise EOFError
+
+    tally = Tally()
+    job = Job("paced", "", 3, rate=1e6)
+    callers: list[Caller] = [Told(job, b"", tally, lambda: None) for _ in range(3)]
+    with pytest.raises(EOFError):
+        await generator._at_rate(job, callers)
+    assert asked == [0, 1, 2, 0, 1, 2, 0]
+
+
+def test_time_of_a_request_that_had_to_wait_runs_from_when_it_was_due() -> None:
+    clock = iter([1.0, 2.0, 5.0, 5.5, 7.0])  # asked, due, answered, asked, answered
+    tally = Tally()
+    tally.measuring = True
+    caller = Paced(Job("paced", "", 1, mark='"mark"', rate=1.0), b"?", tally, lambda: None)
+    caller.time = lambda: next(clock)
+    sent = Mock(spec=asyncio.Transport)
+    caller.connection_made(sent)
+    caller.start()
+    caller.start()
+    assert sent.write.call_count == 1
+    caller.data_received(RIGHT)
+    caller.data_received(RIGHT)
+    assert (sent.write.call_count, list(tally.took_s)) == (2, [4.0, 5.0])
 
 
 async def test_refusal_that_closes_is_asked_for_again(short_dir: Path) -> None:

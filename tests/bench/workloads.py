@@ -27,7 +27,7 @@ class Workload:
         name: For ``--only``.
         about: For the table.
         service: What serves it: ``chat``, ``embeddings`` or ``keys`` (one with 10,000 of them).
-        kind: ``closed``, ``streams``, ``stampede`` or ``idle``, as the generator knows them.
+        kind: ``closed``, ``paced``, ``streams``, ``stampede`` or ``idle``: see `job.Job`.
         unit: What its cost is divided by: ``request``, ``stream``, ``event`` or nothing.
         connections: How many there are at a time.
         tokens: Of each answer; 0 where there are none to speak of.
@@ -37,6 +37,7 @@ class Workload:
         stream: Whether the answer is to be streamed.
         method: ``POST``, or ``GET`` for the list of models.
         status: What must be answered.
+        rate: Requests a second for ``paced``, over all connections.
         doors: Who is measured.
         fresh: Whether it needs services that have served nothing yet; it is measured once then.
     """
@@ -54,6 +55,7 @@ class Workload:
     stream: bool = False
     method: str = "POST"
     status: int = 200
+    rate: float = 0.0
     doors: tuple[str, ...] = EVERYBODY
     fresh: bool = False
 
@@ -116,7 +118,12 @@ WORKLOADS = (
     ),
     Workload("embeddings", "small embeddings, 32 at a time", "embeddings", "closed", "request", 32),
     Workload(
-        "control", "the same, 16 at a time", "embeddings", "closed", "request", 16, doors=_PROXIES
+        "embeddings_paced", "the same, 2,000 a second on 32", "embeddings", "paced", "request", 32,
+        rate=2000.0, doors=_PROXIES,
+    ),
+    Workload(
+        "control", "small embeddings, 16 at a time", "embeddings", "closed", "request", 16,
+        seconds=0.6, doors=_PROXIES,
     ),
     _paced("streams16", 16),
     _paced("streams64", 64),
