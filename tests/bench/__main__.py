@@ -201,7 +201,7 @@ def _title(facts: dict[str, str], rounds: Rounds) -> str:
     """What one must know to trust a picture."""
     spoilt = [name for name, doors in rounds.items() if disturbed(doors)]
     told = " | ".join(facts[name] for name in ("date", "machine", "commit"))
-    return f"{told}\nrounds: {facts['rounds']}" + (
+    return f"{told} | rounds: {facts['rounds']}" + (
         f"; DISTURBED: {', '.join(spoilt)}" if spoilt else ""
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 from tests.bench.figures import Rounds, cost
@@ -30,7 +31,7 @@ def draw(path: Path, workloads: Sequence[Workload], rounds: Rounds, title: str) 
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(16, 7), layout="constrained")
     _draw_costs(left, workloads, rounds)
     _draw_goals(right, [goal for goal in goals(rounds) if goal.figure is not None])
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle("\n".join(wrap(title, 190)), fontsize=10)
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
     return True
@@ -48,7 +49,7 @@ def _draw_costs(axes: Any, workloads: Sequence[Workload], rounds: Rounds) -> Non
     axes.set_yticks(range(len(shown)), [f"{w.name} ({w.unit})" for w in shown])
     axes.invert_yaxis()
     axes.set_xscale("log")
-    axes.set_xlim(0.5, 8 * max([1.0, *every]))
+    axes.set_xlim(0.5, 16 * max([1.0, *every]))
     axes.set_xlabel("CPU of the proxy, microseconds (logarithmic)")
     axes.set_title("CPU per request or event")
     axes.legend()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -55,3 +56,37 @@ async def test_connection_of_a_whole_reply_is_kept(engine: str) -> None:
         length = int(head.lower().partition(b"content-length:")[2].split()[0])
         assert REPLY_MARK in await reader.readexactly(length)
     writer.close()
+
+
+class Clock:
+    """A loop that is at the time that it is asked to wait for."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+        self.waiting: list[Callable[[], None]] = []
+
+    def time(self) -> float:
+        return self.now_s
+
+    def call_at(self, due_s: float, callback: Callable[..., None], *args: object) -> None:
+        def fire() -> None:
+            self.now_s = due_s
+            callback(*args)
+
+        self.waiting.append(fire)
+
+    def call_later(self, delay_s: float, callback: Callable[..., None]) -> None:
+        """The connection's end: nobody waits for it here."""
+
+
+async def test_whole_reply_comes_when_its_stream_would_have_ended() -> None:
+    ends_s = []
+    for stream in (True, False):
+        connection, clock = Connection({}, "bench"), Clock()
+        connection._loop = clock  # type: ignore[assignment]
+        connection.connection_made(Mock(spec=asyncio.Transport))
+        connection.data_received(chat(stream=stream, pace_ms=1000.0))
+        while clock.waiting:
+            clock.waiting.pop()()
+        ends_s.append(clock.now_s)
+    assert ends_s == [2.0, 2.0]  # three tokens, a second apart
