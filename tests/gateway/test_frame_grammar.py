@@ -258,11 +258,32 @@ def leaves_out_cut_calls(path: str) -> bool:
     return path == "/v1/messages"
 
 
-def without_cut_call(told: Told) -> Told:
-    """The same without a last call whose arguments are no object because the limit cut them off."""
-    if told.ending != "length" or not told.calls or is_object(told.calls[-1][1] or "{}"):
+def without_cut_call(told: Told, events: list[bytes]) -> Told:
+    """The same without a last call that the limit cut off: in its arguments, or before them."""
+    if told.ending != "length" or not told.calls:
+        return told
+    arguments = told.calls[-1][1]
+    if is_object(arguments) or not (arguments or ends_in_a_call(events)):
         return told
     return replace(told, calls=told.calls[:-1], call_ids=told.call_ids[:-1])
+
+
+def may_be_left_out(path: str, told: Told) -> bool:
+    """Whether a reply in one piece may lack the last call."""
+    cut_off = told.ending == "length" and bool(told.calls) and not is_object(told.calls[-1][1])
+    return leaves_out_cut_calls(path) and cut_off
+
+
+def ends_in_a_call(events: list[bytes]) -> bool:
+    """Whether nothing was said after the last call began."""
+    said = [
+        name
+        for event in events
+        if event.startswith(b'data: {"choices": [{')
+        for name, value in json.loads(event[6:])["choices"][0].get("delta", {}).items()
+        if value and name != "role"
+    ]
+    return said[-1:] == ["tool_calls"]
 
 
 def is_object(text: str) -> bool:
@@ -290,7 +311,9 @@ def test_a_whole_answer_is_told_as_the_engine_said_it(
     assert_same(path, check(outcome.stream), said)
     body = run(whole(path, chunks, forced=False))
     assert body is not None
-    assert_same(path, read(body), without_cut_call(said) if leaves_out_cut_calls(path) else said)
+    if leaves_out_cut_calls(path):
+        said = without_cut_call(said, events)
+    assert_same(path, read(body), said)
 
 
 @FUZZ
@@ -387,9 +410,9 @@ def agree(
         assert read(body).ending == told.ending
         assert read(body).text == told.text
         assert read(body).reasoning == told.reasoning
-        if leaves_out_cut_calls(path):
-            told = without_cut_call(told)
-        assert [name for name, _ in read(body).calls] == [name for name, _ in told.calls]
+        names = [name for name, _ in told.calls]
+        found = [name for name, _ in read(body).calls]
+        assert found == names or (may_be_left_out(path, told) and found == names[:-1])
     else:
         assert body is None, "the same answer is whole in one piece"
 
