@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -194,7 +194,8 @@ def _until_ready(process: subprocess.Popen[bytes], port: int, log: Path) -> None
                     return
             except httpx.TransportError:
                 pass
-            time.sleep(_POLL_S)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(_POLL_S)
     code = process.poll()
     what = "did not become ready" if code is None else f"ended before it was ready, {_told(code)}"
     last = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
