@@ -82,7 +82,8 @@ class Inference:
         principal = call.principal
         assert principal is not None
         self.spending.glance(call)
-        self._refuse_known_killers(call)
+        if self.suspects.known:
+            self._refuse_known_killers(call)
         headers = call.request.headers
         call.patience = patience_of(headers)
         call.continue_stream = wants_continuation(headers, key_says=principal.continue_streams)
@@ -104,10 +105,9 @@ class Inference:
         return Reply(body=body, headers=call.headers, content_type="application/json")
 
     def _refuse_known_killers(self, call: Call, digest: bytes | None = None) -> None:
-        if self.suspects.known:
-            assert call.principal is not None
-            now = asyncio.get_running_loop().time()
-            refuse_known_killers(self.suspects, call.principal.key_id, digest, now)
+        assert call.principal is not None
+        now = asyncio.get_running_loop().time()
+        refuse_known_killers(self.suspects, call.principal.key_id, digest, now)
 
     async def first_facts(self, call: Call, patience_s: float) -> ModelFacts:
         """What is known of the model, after the engine's first start."""
@@ -184,7 +184,7 @@ class _Work:
     def read_at_once(self) -> bool:
         """Read the body, if it is all here and small; False: `read` waits for it."""
         rules, request = self._owner.rules, self.call.request
-        if not request.content.is_eof() or request.content.total_bytes > OFF_LOOP_BYTES:
+        if request.content.total_bytes > OFF_LOOP_BYTES:
             return False
         body = read_at_once(request, rules, self.claim)
         if body is None:
@@ -245,7 +245,7 @@ class _Work:
             if self.call.reservation is not None:
                 self.call.reservation.leave()
             self._owner.activity.end()
-        self.claim.keep(0)
+        self.claim.end()
 
 
 def _parse(body: bytes, rules: BodyRules) -> dict[str, Any]:

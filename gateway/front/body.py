@@ -70,7 +70,7 @@ class BodyBudget:
         return f"<BodyBudget {self.used_bytes} of {self._limit_bytes} bytes>"
 
     def claim(self, key: str) -> BodyClaim:
-        """A place for one body of *key*; used with ``with``."""
+        """A place for one body of *key*, until its `end`."""
         return BodyClaim(self, key)
 
     def used_by(self, key: str) -> int:
@@ -104,6 +104,10 @@ class BodyClaim:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """Give all of it back, as leaving the block does."""
         self.keep(0)
 
     def take(self, size: int) -> None:
