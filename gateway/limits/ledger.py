@@ -90,10 +90,7 @@ class Ledger:
         """
         if requests < 1 or tokens < 0:
             raise ValueError(f"must be at least 1 and 0, not {requests} and {tokens}")
-        self._today.now = now
-        account, left_s = self._accounts.get(principal.key_id), self._midnight - wall
-        if account is None or account.principal is not principal or not 0.0 < left_s <= _DAY_S:
-            account = self._account(principal, wall)
+        account = self._account(principal, now, wall)
         if not account.fits(requests, tokens, now):
             return account.refusal(requests, tokens, now, self._midnight - wall)
         self._accounts[principal.key_id] = account
@@ -108,25 +105,18 @@ class Ledger:
 
     def glance(self, principal: Principal, now: float, wall: float) -> Refusal | None:
         """Whether one request of one token would be refused; takes nothing."""
-        self._today.now = now
-        account, left_s = self._accounts.get(principal.key_id), self._midnight - wall
-        if account is None or account.principal is not principal or not 0.0 < left_s <= _DAY_S:
-            account = self._account(principal, wall)
+        account = self._account(principal, now, wall)
         if account.fits(1, 1, now):
             return None
         return account.refusal(1, 1, now, self._midnight - wall)
 
     def standing(self, principal: Principal, now: float, wall: float) -> Standing:
         """Where a key stands, for people."""
-        self._today.now = now
-        return self._account(principal, wall).standing(now, self._midnight - wall)
+        return self._account(principal, now, wall).standing(now, self._midnight - wall)
 
     def headers(self, principal: Principal, now: float, wall: float) -> dict[str, str]:
         """Where a key stands, as reply headers."""
-        self._today.now = now
-        account, left_s = self._accounts.get(principal.key_id), self._midnight - wall
-        if account is None or account.principal is not principal or not 0.0 < left_s <= _DAY_S:
-            account = self._account(principal, wall)
+        account = self._account(principal, now, wall)
         return rate_headers(account, now, self._midnight - wall)
 
     def prune(self, now: float, wall: float) -> None:
@@ -174,13 +164,9 @@ class Ledger:
             account.tokens.tat_s = now + min(max(0.0, kept.debt_s - passed_s), _MAX_DEBT_S)
             account.used_today = kept.used if saved.date >= self._date else 0
 
-    def _account(self, principal: Principal, wall: float) -> Account:
-        """The account of a key, of today and with its limits; a new one is not kept yet.
-
-        Each request asks three times, so its steps look themselves and come here only if the
-        account is new, or the day, or the reading of the keys.
-        """
-        self._turn_to(self._today.now, wall)
+    def _account(self, principal: Principal, now: float, wall: float) -> Account:
+        """The account of a key, of today and with its limits; a new one is not kept yet."""
+        self._turn_to(now, wall)
         account = self._accounts.get(principal.key_id)
         if account is None:
             account = Account(self._today)
